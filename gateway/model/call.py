@@ -1,0 +1,154 @@
+"""What an agent asks: a `Call`, the frozen value that passes through the stages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gateway.model.snapshot import Entry, Snapshot
+
+
+class Risk(StrEnum):
+    """The failure domain of a tool. Absent a declaration a tool is `WRITE`: nothing is taken as harmless."""
+
+    READ = "read"
+    WRITE = "write"
+    EXTERNAL = "external"
+
+
+class Method:
+    """The methods that become calls. A method outside these is a call only as an extension (CONTRACT 4)."""
+
+    CALL_TOOL = "tools/call"
+    GET_PROMPT = "prompts/get"
+    READ_RESOURCE = "resources/read"
+    SUBSCRIBE = "resources/subscribe"
+    COMPLETE = "completion/complete"
+
+    ALL = frozenset({CALL_TOOL, GET_PROMPT, READ_RESOURCE, SUBSCRIBE, COMPLETE})
+
+
+class TargetType(StrEnum):
+    """What a call is about (`resource.type` of the policy question)."""
+
+    TOOL = "tool"
+    PROMPT = "prompt"
+    RESOURCE = "resource"
+    METHOD = "method"
+    """An extension's method that the gateway does not know itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who asks: an agent of `[agents]`, or `local`."""
+
+    id: str
+    roles: tuple[str, ...] = ()
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    servers: tuple[str, ...] | None = None
+    """Globs of the servers this agent may use; None where its configuration says nothing (all)."""
+    tools: tuple[str, ...] | None = None
+    """Globs `server/tool`; None where its configuration says nothing (all)."""
+
+
+LOCAL = Principal(id="local", roles=("local",))
+"""The one principal of a gateway without `[agents]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """The agent's program, as it named itself. Unverified."""
+
+    name: str = ""
+    version: str = ""
+    protocol_version: str = ""
+    transport: str = ""
+    """`stdio` or `http`."""
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    """The client's own capabilities, raw; they are what a tool server sees as its caller's."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """`clientInfo` as received."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request of an agent on its way through the chain.
+
+    A stage never changes a call; it answers with another one (`Proceed(call=...)`), which the later stages see. What the
+    agent sent and what will be forwarded are both here, because approvals and records need both.
+    """
+
+    id: str
+    """Unique, sortable by time (UUID version 7)."""
+    method: str
+    """`tools/call`, ... as in MCP; `action.name` of the policy question."""
+    type: TargetType
+    target: str
+    """What the agent named: the tool's or prompt's name towards agents, the resource's URI, the method."""
+    arguments: Any
+    """The arguments as they will be forwarded (a dict, or None where the request had none)."""
+    received_arguments: Any
+    """The arguments as the agent sent them."""
+    params: Mapping[str, Any]
+    """All of the request's params as received, without `_meta`."""
+    meta: Mapping[str, Any]
+    """The `_meta` that will be forwarded: the agent's, without keys under `gateway/`."""
+    principal: Principal
+    session_id: str
+    client: Client
+    snapshot: "Snapshot"
+    """Configuration, catalogue and policy, taken once for the whole call."""
+    received_at: float
+    """Seconds since the epoch, from the clock port."""
+    time_ns: int
+    """The same instant in nanoseconds: the clock of the policy question."""
+    deadline: float | None = None
+    """On the event loop's clock (`anyio.current_time()`), set by `resolve` from the tool's timeout."""
+    trace_id: str = ""
+    idempotency_key: str | None = None
+    why: str | None = None
+    """The agent's stated reason (`gateway/why`), unverified."""
+    entry: "Entry | None" = None
+    """What `resolve` found: the tool, prompt, resource or template."""
+    server: str = ""
+    """Set by `resolve`."""
+    name: str = ""
+    """The name at the tool server (tool or prompt), or the resource's URI. Set by `resolve`."""
+    risk: Risk = Risk.WRITE
+    """Set by `resolve`."""
+    logical_id: str = ""
+    """The first round's id where a call needs several rounds (`input_required`), else its own id."""
+    replay_of: str | None = None
+    obligations: tuple["Obligation", ...] = ()
+    """What the policy asks to be done with the result and the record; set by `authorize`."""
+    hold_reasons: tuple["HoldReason", ...] = ()
+    """Why a person has to approve; gathered by `interrupt`, `resolve` (the tool's own) and `authorize`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obligation:
+    """What the policy demands beside its answer (CONTRACT 4): a closed set of ids."""
+
+    id: str
+    paths: tuple[str, ...] = ()
+    """Path globs, for `redact_result` and `redact_arguments`."""
+    path: str = ""
+    value: Any = None
+    """For `set_argument`."""
+    max_bytes: int | None = None
+    """For `limit_result`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldReason:
+    """One reason to hold a call for a person; each needs its own approvers."""
+
+    code: str
+    reason: str = ""
+    approvers: tuple[str, ...] = ()
+    """`group:NAME` or an operator's id; empty: any operator who may approve."""
+    expires_seconds: float | None = None
+    distinct: bool = False
+    source: str = "policy"
+    """`policy`, `tool` or `interrupt:NAME`."""
