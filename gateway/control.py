@@ -1,0 +1,228 @@
+"""The control plane: builds the snapshot, swaps it, and is what every edge talks to.
+
+An edge (HTTP, stdio, the owner's socket) turns messages into calls and outcomes into messages; everything in between is
+here behind one object, `Gateway`. It holds no protocol knowledge: both eras' edges use the same methods.
+"""
+
+import hashlib
+import hmac
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.model.call import LOCAL, Call, Client, Method, Principal, TargetType
+from gateway.model.events import SessionEnded
+from gateway.model.snapshot import Snapshot, View
+from gateway.model.verdict import Outcome
+from gateway.ports import Caller, Clock, Directory, Events, SessionChannel
+
+logger = logging.getLogger("gateway.control")
+
+RESERVED = "gateway/"
+"""The prefix of `_meta` keys that belong to the gateway: stripped from what tool servers and agents send."""
+
+FROM_AGENTS = ("gateway/idempotency-key", "gateway/session", "gateway/why")
+"""The keys under `gateway/` that an agent may send; they are read, and not forwarded."""
+
+Execute = Callable[[Call, Caller], Awaitable[Outcome]]
+
+
+def new_id() -> str:
+    """A UUID of version 7 (RFC 9562): sortable by time, 74 random bits."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (
+        (milliseconds & 0xFFFFFFFFFFFF) << 80
+        | 0x7 << 76
+        | (random >> 68 & 0xFFF) << 64
+        | 0b10 << 62
+        | random & ((1 << 62) - 1)
+    )
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentKey:
+    """One agent's credential and the principal that it proves."""
+
+    key_sha256: bytes
+    principal: Principal
+
+
+class Gateway:
+    """What the edges see of the gateway.
+
+    Args:
+        snapshot: the first one.
+        agents: the credentials of `[agents]`; None where the configuration has no `[agents]` (one principal, `local`).
+        execute: the engine's entry.
+        directory: who may see what.
+        clock, events: the ports.
+    """
+
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        agents: tuple[AgentKey, ...] | None,
+        execute: Execute,
+        directory: Directory,
+        clock: Clock,
+        events: Events,
+    ) -> None:
+        self.snapshot = snapshot
+        self.agents = agents
+        self.events = events
+        self.clock = clock
+        self._execute = execute
+        self._directory = directory
+        self._channels: dict[str, SessionChannel] = {}
+
+    # --- who asks ---
+
+    def authenticate(self, key: str | None) -> Principal | None:
+        """The principal that a bearer key proves, or None. Constant time in the key.
+
+        Without `[agents]` everybody who reaches the listener is `local` (it listens on the loopback interface only);
+        a key that is sent all the same is ignored.
+        """
+        if self.agents is None:
+            return LOCAL
+        digest = hashlib.sha256((key or "").encode("utf-8", "surrogatepass")).digest()
+        found: Principal | None = None
+        for agent in self.agents:
+            if hmac.compare_digest(agent.key_sha256, digest):
+                found = agent.principal
+        return found if key else None
+
+    # --- calls ---
+
+    def call(
+        self,
+        *,
+        method: str,
+        params: Mapping[str, Any],
+        principal: Principal,
+        session_id: str,
+        client: Client,
+        logical_id: str | None = None,
+        replay_of: str | None = None,
+    ) -> Call:
+        """Make the `Call` of a request.
+
+        Args:
+            method: the request's method.
+            params: its params as parsed, `_meta` included; never changed.
+            logical_id: the first round's call id, where this is a later round of a call that needed input.
+
+        Raises:
+            ValueError: the params lack what the method needs (`name`, `uri`, `ref`), or have it with a wrong type; the text
+                says which. The edge answers -32602.
+        """
+        received = params.get("_meta")
+        if received is not None and not isinstance(received, dict):
+            raise ValueError("params._meta is not an object")
+        meta = received or {}
+        key, why = meta.get("gateway/idempotency-key"), meta.get("gateway/why")
+        if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= 256):
+            raise ValueError("params._meta['gateway/idempotency-key'] is not a string of 1 to 256 characters")
+        if any(name.startswith(RESERVED) for name in meta):
+            meta = {name: value for name, value in meta.items() if not name.startswith(RESERVED)}
+        rest = {name: value for name, value in params.items() if name != "_meta"} if received is not None else params
+        type_, target, arguments = _target(method, rest)
+        now = self.clock.time_ns()
+        identifier = new_id()
+        return Call(
+            id=identifier,
+            method=method,
+            type=type_,
+            target=target,
+            arguments=arguments,
+            received_arguments=arguments,
+            params=rest,
+            meta=meta,
+            principal=principal,
+            session_id=session_id,
+            client=client,
+            snapshot=self.snapshot,
+            received_at=now / 1e9,
+            time_ns=now,
+            trace_id=_trace_id(meta),
+            idempotency_key=key,
+            why=why if isinstance(why, str) else None,
+            logical_id=logical_id or identifier,
+            replay_of=replay_of,
+        )
+
+    async def execute(self, call: Call, caller: Caller) -> Outcome:
+        """Run a call through the chain. Returns its outcome; raises nothing but the task's cancellation."""
+        return await self._execute(call, caller)
+
+    # --- lists ---
+
+    async def view(self, principal: Principal) -> View:
+        """What this principal may see, now."""
+        return await self._directory.view(self.snapshot, principal)
+
+    # --- sessions ---
+
+    def open_session(self, session_id: str, channel: SessionChannel) -> None:
+        """Make a session reachable for messages outside any call (log messages, resource updates)."""
+        self._channels[session_id] = channel
+
+    def end_session(self, session_id: str, principal: str, reason: str) -> None:
+        """Forget a session and tell everybody who keeps something for it."""
+        if self._channels.pop(session_id, None) is not None:
+            self.events.publish(
+                SessionEnded(at=self.clock.time_ns() / 1e9, session_id=session_id, principal=principal, reason=reason)
+            )
+
+    async def channel(self, session_id: str) -> SessionChannel | None:
+        """The channel of a session, or None where it is gone."""
+        return self._channels.get(session_id)
+
+
+def _target(method: str, params: Mapping[str, Any]) -> tuple[TargetType, str, Any]:
+    """What a request is about, and its arguments."""
+    match method:
+        case Method.CALL_TOOL | Method.GET_PROMPT:
+            name, arguments = params.get("name"), params.get("arguments")
+            if not isinstance(name, str):
+                raise ValueError("params.name is missing or not a string")
+            if arguments is not None and not isinstance(arguments, dict):
+                raise ValueError("params.arguments is not an object")
+            return (TargetType.TOOL if method == Method.CALL_TOOL else TargetType.PROMPT), name, arguments
+        case Method.READ_RESOURCE | Method.SUBSCRIBE:
+            uri = params.get("uri")
+            if not isinstance(uri, str):
+                raise ValueError("params.uri is missing or not a string")
+            return TargetType.RESOURCE, uri, None
+        case Method.COMPLETE:
+            reference, argument = params.get("ref"), params.get("argument")
+            if not isinstance(reference, dict):
+                raise ValueError("params.ref is missing or not an object")
+            if argument is not None and not isinstance(argument, dict):
+                raise ValueError("params.argument is not an object")
+            match reference:
+                case {"type": "ref/prompt", "name": str(name)}:
+                    return TargetType.PROMPT, name, argument
+                case {"type": "ref/resource", "uri": str(uri)}:
+                    return TargetType.RESOURCE, uri, argument
+                case _:
+                    raise ValueError("params.ref is neither a prompt's name nor a resource's URI")
+        case _:
+            return TargetType.METHOD, method, None
+
+
+def _trace_id(meta: Mapping[str, Any]) -> str:
+    """The trace id of a W3C `traceparent` in `_meta`, or ""."""
+    parent = meta.get("traceparent")
+    if isinstance(parent, str):
+        parts = parent.split("-")
+        if len(parts) >= 4 and len(parts[1]) == 32:
+            return parts[1]
+    return ""
