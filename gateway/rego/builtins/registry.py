@@ -35,6 +35,13 @@ class OperandError(BuiltinError):
     """An argument has the wrong type or an illegal value (OPA's `eval_type_error`)."""
 
 
+class UnsupportedError(BuiltinError):
+    """OPA has a result for these arguments that cannot be reproduced exactly here.
+
+    An error whether or not builtin errors are strict: undefined would be another answer than OPA's.
+    """
+
+
 class BuiltinContext(Protocol):
     """What a builtin sees of the query that calls it."""
 
