@@ -1,0 +1,343 @@
+"""The syntax tree of Rego modules, with source locations.
+
+Nodes are plain mutable objects: the compiler's stages rewrite the tree in place, or build new nodes. A term is one of the
+classes in :data:`Term`; an expression holds one term, a call, a `some` or an `every`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from gateway.rego.values import Value
+
+
+class Location(NamedTuple):
+    """A place in a module's text; rows and columns count from 1, columns in characters."""
+
+    row: int
+    column: int
+    file: str
+
+
+NOWHERE = Location(0, 0, "")
+
+
+@dataclass(slots=True, eq=False)
+class Scalar:
+    """null, a boolean, a number or a string."""
+
+    value: Value
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class Var:
+    """A variable; wildcards are named `$0`, `$1`, ... and what the compiler makes up starts with `$` too."""
+
+    name: str
+    loc: Location
+
+    @property
+    def is_wildcard(self) -> bool:
+        return self.name.startswith("$")
+
+
+@dataclass(slots=True, eq=False)
+class Ref:
+    """`head[a].b...`; the first term is the head, `.b` is the string "b"."""
+
+    terms: list[Term]
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class ArrayTerm:
+    items: list[Term]
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class ObjectTerm:
+    pairs: list[tuple[Term, Term]]
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class SetTerm:
+    items: list[Term]
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class ArrayComprehension:
+    term: Term
+    body: Body
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class SetComprehension:
+    term: Term
+    body: Body
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class ObjectComprehension:
+    key: Term
+    value: Term
+    body: Body
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call; the operator is the ref of a builtin (`plus`, `json.patch`) or of a function."""
+
+    op: Ref
+    args: list[Term]
+    loc: Location
+    infix: bool = False
+
+    @property
+    def name(self) -> str:
+        return ref_text(self.op)
+
+
+@dataclass(slots=True, eq=False)
+class TemplateString:
+    """`$"text {expression} text"`."""
+
+    parts: list[Scalar | Expr]
+    raw: bool
+    loc: Location
+
+
+Term: TypeAlias = (
+    Scalar
+    | Var
+    | Ref
+    | ArrayTerm
+    | ObjectTerm
+    | SetTerm
+    | ArrayComprehension
+    | SetComprehension
+    | ObjectComprehension
+    | Call
+    | TemplateString
+)
+Comprehension: TypeAlias = ArrayComprehension | SetComprehension | ObjectComprehension
+COMPREHENSIONS = (ArrayComprehension, SetComprehension, ObjectComprehension)
+
+
+@dataclass(slots=True, eq=False)
+class SomeDecl:
+    """`some x, y` (variables), or `some k, v in xs` (one membership call)."""
+
+    symbols: list[Term]
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class Every:
+    key: Var | None
+    value: Var
+    domain: Term
+    body: Body
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class With:
+    target: Term
+    value: Term
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class Expr:
+    """One line of a body."""
+
+    node: Term | SomeDecl | Every
+    loc: Location
+    negated: bool = False
+    withs: list[With] = field(default_factory=list)
+    generated: bool = False
+
+    def call_name(self) -> str | None:
+        """The operator of a call expression, as text."""
+        return self.node.name if isinstance(self.node, Call) else None
+
+
+Body: TypeAlias = list[Expr]
+
+
+@dataclass(slots=True, eq=False)
+class Head:
+    """A rule's head. `ref` starts with the rule's name as a variable."""
+
+    ref: list[Term]
+    loc: Location
+    args: list[Term] | None = None
+    key: Term | None = None
+    value: Term | None = None
+    assign: bool = False
+    generated_value: bool = False
+    contains: bool = False
+    has_if: bool = False
+
+    @property
+    def multi_value(self) -> bool:
+        return self.value is None and self.key is not None
+
+
+@dataclass(slots=True, eq=False)
+class Rule:
+    head: Head
+    body: Body
+    loc: Location
+    default: bool = False
+    generated_body: bool = False
+    otherwise: Rule | None = None
+    """The `else` branch."""
+
+    def chain(self) -> Iterator[Rule]:
+        """This rule and its `else` branches."""
+        rule: Rule | None = self
+        while rule is not None:
+            yield rule
+            rule = rule.otherwise
+
+
+@dataclass(slots=True, eq=False)
+class Import:
+    path: Ref
+    alias: str | None
+    loc: Location
+
+    @property
+    def name(self) -> str:
+        """What the import is called in its module."""
+        if self.alias:
+            return self.alias
+        last = self.path.terms[-1]
+        if isinstance(last, Var):
+            return last.name
+        return str(last.value) if isinstance(last, Scalar) else ""
+
+
+@dataclass(slots=True, eq=False)
+class Package:
+    path: tuple[str, ...]
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class Comment:
+    text: str
+    """Without the `#`."""
+    loc: Location
+
+
+@dataclass(slots=True, eq=False)
+class Module:
+    file: str
+    package: Package
+    imports: list[Import]
+    rules: list[Rule]
+    comments: list[Comment]
+
+
+def term_children(term: Term) -> list[Term]:
+    """The terms right below a term (a comprehension's and a template's are not: they are scopes of their own)."""
+    match term:
+        case Ref(terms=terms):
+            return terms
+        case ArrayTerm(items=items) | SetTerm(items=items):
+            return items
+        case ObjectTerm(pairs=pairs):
+            return [side for pair in pairs for side in pair]
+        case Call(op=op, args=args):
+            return [op, *args]
+        case _:
+            return []
+
+
+def map_terms(term: Term, change: Callable[[Term], Term]) -> Term:
+    """Replaces the terms right below `term` by what `change` makes of them, in place, and returns `term`.
+
+    The operator of a call is left alone, and so are closures.
+    """
+    match term:
+        case Ref():
+            term.terms = [change(item) for item in term.terms]
+        case ArrayTerm() | SetTerm():
+            term.items = [change(item) for item in term.items]
+        case ObjectTerm():
+            term.pairs = [(change(k), change(v)) for k, v in term.pairs]
+        case Call():
+            term.args = [change(item) for item in term.args]
+    return term
+
+
+def walk_terms(term: Term, *, closures: bool = True) -> Iterator[Term]:
+    """Every term below and including `term`, in source order."""
+    stack: list[Term] = [term]
+    while stack:
+        current = stack.pop()
+        yield current
+        below = term_children(current)
+        if closures:
+            match current:
+                case ArrayComprehension() | SetComprehension():
+                    below = [current.term, *body_terms(current.body)]
+                case ObjectComprehension():
+                    below = [current.key, current.value, *body_terms(current.body)]
+                case TemplateString():
+                    below = [
+                        t for part in current.parts for t in ([part] if isinstance(part, Scalar) else expr_terms(part))
+                    ]
+        stack.extend(reversed(below))
+
+
+def expr_terms(expr: Expr, *, closures: bool = True) -> list[Term]:
+    """The outermost terms of an expression, those of an `every` body included (with `closures`)."""
+    node = expr.node
+    terms: list[Term]
+    if isinstance(node, SomeDecl):
+        terms = list(node.symbols)
+    elif isinstance(node, Every):
+        terms = [node.domain]
+        if closures:
+            terms += [t for t in (node.key, node.value) if t is not None]
+            terms += body_terms(node.body)
+    else:
+        terms = [node]
+    for modifier in expr.withs:
+        terms += [modifier.target, modifier.value]
+    return terms
+
+
+def body_terms(body: Body) -> list[Term]:
+    return [term for expr in body for term in expr_terms(expr)]
+
+
+def ref_text(ref: Ref) -> str:
+    """`a.b["c d"][x]`, as OPA prints a ref."""
+    from gateway.rego.printer import term_text
+
+    return term_text(ref)
+
+
+def same_term(a: Term, b: Term) -> bool:
+    """Whether two terms are the same text but for their places."""
+    from gateway.rego.printer import term_text
+
+    return type(a) is type(b) and term_text(a) == term_text(b)
+
+
+def string_ref(path: tuple[str, ...], loc: Location) -> Ref:
+    """The ref `path[0].path[1]...`, with a variable at its head."""
+    return Ref([Var(path[0], loc), *[Scalar(part, loc) for part in path[1:]]], loc)
