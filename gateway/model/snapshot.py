@@ -86,6 +86,8 @@ class ServerCatalogue:
     instructions: str = ""
     protocol_version: str = ""
     server_info: Mapping[str, Any] = field(default_factory=dict)
+    prototype: Entry | None = None
+    """What the configuration says of anything of this server that no list names (a linked resource, an extension's method)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,6 @@ Executed = Literal["no", "yes", "unknown"]
 Facts = Mapping[str, Any]
 """What a stage found, JSON values only: it goes into the trail and the record."""
 
-NO_FACTS: Facts = {}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
@@ -35,7 +33,7 @@ class Proceed:
 
     call: Call | None = None
     """The call that later stages see, where this stage changed it."""
-    facts: Facts = NO_FACTS
+    facts: Facts = field(default_factory=dict)
     writes: tuple[Write, ...] = ()
     """Committed with the journal's begin, before anything is forwarded."""
 
@@ -51,7 +49,7 @@ class Refuse:
     code: Code
     message: str
     retry_after_seconds: float | None = None
-    facts: Facts = NO_FACTS
+    facts: Facts = field(default_factory=dict)
     call: Call | None = None
     """As in `Proceed`, where a stage learnt something about the call (its server, say) before it refused."""
     policy: tuple[Mapping[str, str], ...] = ()
@@ -70,7 +68,7 @@ class Park:
     hold_id: str
     expires_at: float
     message: str
-    facts: Facts = NO_FACTS
+    facts: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +76,7 @@ class Answer:
     """The stage has the call's outcome already (kept under its idempotency key, or from a recording)."""
 
     outcome: "Outcome"
-    facts: Facts = NO_FACTS
+    facts: Facts = field(default_factory=dict)
 
 
 Verdict = Proceed | Refuse | Park | Answer
@@ -144,7 +142,7 @@ class Step:
     verdict: str
     """`proceed`, `refuse`, `park`, `answer`; `forwarded` for the forward; `crashed` where the stage failed."""
     elapsed_us: int
-    facts: Facts = NO_FACTS
+    facts: Facts = field(default_factory=dict)
 
 
 @dataclass(slots=True)
