@@ -1,0 +1,193 @@
+"""Values that nobody is shown, and references to them: `${env:NAME}`, `${file:PATH}`, `${exec:COMMAND}`.
+
+A reference is resolved once, when the configuration is loaded. What comes out is a `Secret`, whose text is the reference
+and never the value, and is noted in a `SecretRegistry`, with which every sink (log lines, error texts, records) erases it.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.model.errors import GatewayError
+
+EXEC_TIMEOUT_SECONDS = 10.0
+ERASED = "***"
+
+_REFERENCE = re.compile(r"\$\$\{|\$\{(?P<kind>[^:{}]*):(?P<what>[^}]*)\}|\$\{")
+_SECRET_NAME = re.compile(
+    r"token|secret|passw|passphrase|api[-_]?key|access[-_]?key|private|credential|authorization|cookie|bearer|(^|[-_])(key|pat|auth|pwd|dsn)($|[-_])",
+    re.IGNORECASE,
+)
+
+
+_NO_SECRETS = frozenset({"HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR", "PWD", "TERM"})
+"""Variables whose values are everywhere anyway; erasing them would garble every path in the log."""
+
+
+class UnresolvedReference(GatewayError):
+    """A reference that cannot be resolved. The text names the reference and the fault, never a value."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secret:
+    """A string that shows itself only to who calls `reveal()`. Two are equal where their values are."""
+
+    value: str
+    shown: str = field(default=ERASED, compare=False)
+    """What stands for it in output: the reference as written, or `***`."""
+
+    def reveal(self) -> str:
+        """The value itself. Never log or show what this returns."""
+        return self.value
+
+    def __str__(self) -> str:
+        return self.shown
+
+    def __repr__(self) -> str:
+        return f"Secret({self.shown!r})"
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+
+class SecretRegistry:
+    """Every secret value that this process has resolved, so that sinks can erase them.
+
+    Values are added and never removed: a secret of a former configuration is still a secret.
+    """
+
+    SHORTEST = 4
+    """Shorter values are not looked for inside other text: erasing every `1` would destroy the text and hide nothing."""
+
+    def __init__(self) -> None:
+        self._values: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    def add(self, value: str) -> None:
+        """Take note of one value; a multi-line value also counts line by line (keys are printed that way)."""
+        before = len(self._values)
+        for part in {value, *value.splitlines()}:
+            if len(stripped := part.strip()) >= self.SHORTEST and stripped not in {"true", "false", "null", "none"}:
+                self._values.add(stripped)
+        if len(self._values) != before:
+            longest_first = sorted(self._values, key=lambda value: (-len(value), value))
+            self._pattern = re.compile("|".join(re.escape(value) for value in longest_first))
+
+    def redact(self, text: str) -> str:
+        """`text` with every known value replaced by `***`."""
+        return text if self._pattern is None else self._pattern.sub(ERASED, text)
+
+    def redact_value(self, value: object) -> object:
+        """The same for every string inside a JSON-like value; everything else is returned as it is."""
+        if self._pattern is None:
+            return value
+        match value:
+            case str():
+                return self._pattern.sub(ERASED, value)
+            case dict():
+                return {self.redact_value(key): self.redact_value(item) for key, item in value.items()}
+            case list() | tuple():
+                return [self.redact_value(item) for item in value]
+            case _:
+                return value
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+REGISTRY = SecretRegistry()
+"""The process's own. There is one, because a secret is one wherever it turns up."""
+
+
+def looks_secret(name: str) -> bool:
+    """Does an environment variable or header of this name usually hold a secret?"""
+    return _SECRET_NAME.search(name) is not None
+
+
+def has_reference(text: str) -> bool:
+    """Does `text` contain `${…}` that would be substituted?"""
+    return any(match.group() != "$${" for match in _REFERENCE.finditer(text))
+
+
+def resolve(text: str, *, directory: Path, name: str = "", registry: SecretRegistry = REGISTRY) -> Secret:
+    """`text` with its references replaced.
+
+    Args:
+        text: as written in the configuration. `$${` becomes a literal `${`.
+        directory: where relative `${file:}` paths and `${exec:}` commands start from.
+        name: the variable or header it is for; a literal under a name like `API_TOKEN` counts as a secret too.
+        registry: takes note of every value that came from a reference.
+
+    Raises:
+        UnresolvedReference: a reference that is malformed or cannot be resolved.
+    """
+    referenced = False
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal referenced
+        if match.group() == "$${":
+            return "${"
+        kind, what = match.group("kind"), match.group("what")
+        if kind not in {"env", "file", "exec"} or not what or not what.strip():
+            raise UnresolvedReference(
+                f"{text[match.start() : match.start() + 40]!r} is no reference: ${{env:NAME}}, ${{file:PATH}} and "
+                "${exec:COMMAND} are, and $${ is a literal ${"
+            )
+        value = _value(kind, what.strip(), directory)
+        if kind == "env" and what.strip() in _NO_SECRETS:
+            return value
+        referenced = True
+        registry.add(value)
+        return value
+
+    value = _REFERENCE.sub(replace, text)
+    if referenced:
+        if value != text:
+            registry.add(value)
+        return Secret(value, shown=text)
+    if looks_secret(name):
+        registry.add(value)
+    return Secret(value)
+
+
+def _value(kind: str, what: str, directory: Path) -> str:
+    reference = f"${{{kind}:{what}}}"
+    if kind == "env":
+        if (found := os.environ.get(what)) is None:
+            raise UnresolvedReference(f"{reference}: the environment variable {what} is not set")
+        return found
+    if kind == "file":
+        path = directory / Path(what).expanduser()
+        try:
+            return path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnresolvedReference(f"{reference}: {_reason(error)}") from None
+    try:
+        argv = shlex.split(what)
+    except ValueError as error:
+        raise UnresolvedReference(f"{reference}: {error}") from None
+    try:
+        done = subprocess.run(  # the operator wrote this command; no shell sees it
+            argv,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=EXEC_TIMEOUT_SECONDS,
+            check=False,
+        )
+        output = done.stdout.decode("utf-8").rstrip("\r\n")
+    except subprocess.TimeoutExpired:
+        raise UnresolvedReference(f"{reference}: no answer within {EXEC_TIMEOUT_SECONDS:g} s") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnresolvedReference(f"{reference}: {_reason(error)}") from None
+    if done.returncode != 0:
+        raise UnresolvedReference(f"{reference}: the command ended with status {done.returncode}")
+    return output
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "it is not UTF-8 text"
