@@ -1,0 +1,84 @@
+"""The system's clock, and the fan-out of events."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+import anyio
+
+from gateway.model.events import Event
+
+logger = logging.getLogger("gateway.events")
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def time_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+
+class EventFanout:
+    """Hands each event to every subscriber at once, in the publisher's task.
+
+    A subscriber's function must be quick (count, append); whoever needs time reads a `stream`, whose queue is bounded.
+    """
+
+    def __init__(self) -> None:
+        self._subscribers: list[Callable[[Event], None]] = []
+
+    def publish(self, event: Event) -> None:
+        for receive in self._subscribers:
+            try:
+                receive(event)
+            except Exception:
+                logger.exception("a subscriber failed on %s", event.name)
+
+    def subscribe(self, receive: Callable[[Event], None]) -> Callable[[], None]:
+        self._subscribers = [*self._subscribers, receive]
+
+        def end() -> None:
+            self._subscribers = [other for other in self._subscribers if other is not receive]
+
+        return end
+
+    def stream(self, size: int = 1000) -> "EventStream":
+        """A queue of at most `size` events; a reader that is slower loses the oldest, counted in `dropped`."""
+        return EventStream(self, size)
+
+
+class EventStream:
+    """One reader's bounded queue of events: `async with stream: async for event in stream`."""
+
+    def __init__(self, fanout: EventFanout, size: int) -> None:
+        self._fanout, self._size = fanout, size
+        self._queue: deque[Event] = deque()
+        self._arrived = anyio.Event()
+        self._end: Callable[[], None] | None = None
+        self.dropped = 0
+
+    async def __aenter__(self) -> "EventStream":
+        self._end = self._fanout.subscribe(self._receive)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._end is not None:
+            self._end()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            while self._queue:
+                yield self._queue.popleft()
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+
+    def _receive(self, event: Event) -> None:
+        if len(self._queue) >= self._size:
+            self._queue.popleft()
+            self.dropped += 1
+        self._queue.append(event)
+        self._arrived.set()
