@@ -7,6 +7,7 @@ of features that this version does not have, then values, then what only shows w
 import difflib
 import hashlib
 import ipaddress
+import json
 import math
 import os
 import re
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 from gateway.config import document as doc
 from gateway.config.positions import Path as KeyPath
 from gateway.config.positions import line_of, lines_of_keys
-from gateway.config.secrets import REGISTRY, Secret, UnresolvedReference, has_reference, looks_secret, resolve
+from gateway.config.secrets import ERASED, REGISTRY, Secret, UnresolvedReference, has_reference, looks_secret, resolve
 from gateway.config.settings import (
     LOCAL_AGENT,
     AgentSettings,
@@ -312,12 +313,14 @@ class _Loader:
         literal = re.sub(r"\{(server|tool)\}", "", template)
         if "{tool}" not in template or "{" in literal or "}" in literal:
             self.fault(
-                ("gateway", "tool_names"), f"{template!r} is no template", 'write "{server}__{tool}" or "{tool}"'
+                ("gateway", "tool_names"),
+                f"{_as_toml(template)} is no template",
+                'write "{server}__{tool}" or "{tool}"',
             )
         elif "{server}" not in template and len(document.servers) > 1:
             self.fault(
                 ("gateway", "tool_names"),
-                f"{template!r} does not tell the tools of {len(document.servers)} servers apart",
+                f"{_as_toml(template)} does not tell the tools of {len(document.servers)} servers apart",
                 'write "{server}__{tool}"',
             )
         elif not re.fullmatch(r"[A-Za-z0-9_.-]*", literal):
@@ -353,7 +356,9 @@ class _Loader:
         if re.match(r"postgres(ql)?://", text):
             return StoreSettings(scheme="postgresql", url=secret)
         self.fault(
-            path, f"{document.gateway.store!r} is no store", 'write "sqlite:gateway.db", "postgresql://…" or "memory:"'
+            path,
+            f"{_as_toml(document.gateway.store)} is no store",
+            'write "sqlite:gateway.db", "postgresql://…" or "memory:"',
         )
         return None
 
@@ -362,7 +367,7 @@ class _Loader:
         if (secret := self._resolved(path, document.gateway.counters)) is None:
             return None
         if secret.reveal() != "memory:" and not re.match(r"rediss?://", secret.reveal()):
-            self.fault(path, f"{document.gateway.counters!r} counts nothing", 'write "memory:" or "redis://…"')
+            self.fault(path, f"{_as_toml(document.gateway.counters)} counts nothing", 'write "memory:" or "redis://…"')
             return None
         return secret
 
@@ -400,8 +405,14 @@ class _Loader:
             return PolicySettings(scheme="embedded", path=where, **common)
         if text.startswith(("opa+http://", "opa+https://")):
             url = text.removeprefix("opa+")
-            return PolicySettings(scheme="opa", url=Secret(url, shown=_without_userinfo(str(secret), url)), **common)
-        self.fault(path, f"{engine!r} is no policy engine", 'write "embedded:policies" or "opa+http://127.0.0.1:8181"')
+            return PolicySettings(
+                scheme="opa",
+                url=Secret(url, shown=_without_userinfo(url if secret.shown == ERASED else str(secret))),
+                **common,
+            )
+        self.fault(
+            path, f"{_as_toml(engine)} is no policy engine", 'write "embedded:policies" or "opa+http://127.0.0.1:8181"'
+        )
         return None
 
     def _path(self, name: str) -> Path:
@@ -486,7 +497,9 @@ class _Loader:
         secret = self._optional(path, text, disabled)
         if len(disabled) == failed and not re.match(r"https?://[^/\s]", secret.reveal()):
             self.fault(path, "is no http:// or https:// URL", 'write it as "https://host/mcp"')
-        return secret if has_reference(text) else Secret(secret.reveal(), shown=_without_userinfo(text, text))
+        if password := re.match(r"[a-z]+://[^/@\s]*:([^/@\s]+)@", secret.reveal()):
+            REGISTRY.add(password[1])
+        return Secret(secret.reveal(), shown=_without_userinfo(text))
 
     def _tool_defaults(self, table: doc.ServerTable, defaults: doc.DefaultsTable) -> ToolSettings:
         return ToolSettings(
@@ -642,9 +655,9 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _without_userinfo(shown: str, url: str) -> str:
-    """A URL as it may be shown: without a password in it."""
-    return re.sub(r"//[^/@\s]*@", "//***@", shown) if has_reference(shown) else re.sub(r"//[^/@\s]*@", "//***@", url)
+def _without_userinfo(url: str) -> str:
+    """A URL as it may be shown: without the user and password in it."""
+    return re.sub(r"//[^/@\s]*@", "//***@", url)
 
 
 def nested_models(annotation: Any, value: Any, path: KeyPath) -> Iterator[tuple[type[BaseModel], KeyPath, Any]]:
@@ -703,7 +716,7 @@ def _is_union_label(part: str | int) -> bool:
 def _explained(problem: Any) -> tuple[str, str]:
     """A validation problem as (what is wrong, the mend)."""
     value, context = problem["input"], problem.get("ctx", {})
-    shown = repr(value) if isinstance(value, str | int | float | bool) else f"a {_toml_type(value)}"
+    shown = _as_toml(value)
     match problem["type"]:
         case "missing":
             return "is required", "add it"
@@ -738,5 +751,9 @@ def _nearest_choice(value: Any, choices: str) -> str:
     return f'did you mean "{found[0]}"?' if found else f'write "{names[0]}"' if names else ""
 
 
-def _toml_type(value: Any) -> str:
-    return "table" if isinstance(value, Mapping) else "array" if isinstance(value, tuple) else type(value).__name__
+def _as_toml(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "a table" if isinstance(value, Mapping) else "an array" if isinstance(value, tuple) else str(value)
