@@ -1,0 +1,1 @@
+"""What the gateway costs, as ratios against the same call without it."""
