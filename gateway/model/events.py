@@ -92,6 +92,25 @@ class SessionEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionEnded(Event):
+    """A session no longer wants the updates of a resource (`resources/unsubscribe`, or its stream closed)."""
+
+    name: ClassVar[str] = "subscription.ended"
+    session_id: str
+    principal: str
+    uri: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootsChanged(Event):
+    """A session's client says that its roots changed: what was told to tool servers of them is stale."""
+
+    name: ClassVar[str] = "roots.changed"
+    session_id: str
+    principal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthenticationRefused(Event):
     """A request with no, or a wrong, key."""
 
