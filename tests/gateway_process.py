@@ -38,8 +38,8 @@ decision := {"allow": allow, "deny": deny, "hold": set(), "obligations": set()}
 }
 """A whole policy: the one local principal may do everything."""
 
-PROGRAM: Final = [sys.executable, "-m", "gateway"]
-"""What starts the gateway; the same interpreter as the tests'."""
+PROGRAM: Final = [str(Path(sys.executable).with_name("gateway"))]
+"""What users type, installed beside this interpreter."""
 
 
 @dataclass(frozen=True, slots=True)
