@@ -294,7 +294,7 @@ def _lost(run: Running, code: Code, message: str) -> Failed:
     """A failure that is in doubt where the first byte had left and the call is not idempotent."""
     sent = run.attempt is not None and run.attempt.sent
     idempotent = run.call.entry is not None and run.call.entry.idempotent
-    return Failed(code=code, message=message, in_doubt=sent and not idempotent)
+    return Failed(code=code, message=message, in_doubt=sent and not idempotent, sent=sent)
 
 
 def _word(verdict: Verdict) -> str:

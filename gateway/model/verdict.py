@@ -128,6 +128,9 @@ class Failed:
     code: Code
     message: str
     in_doubt: bool
+    """It may have run, nobody knows, and it may not be repeated: an idempotent call is never in doubt."""
+    sent: bool = False
+    """The first byte had left. An idempotent call that was sent may have run, which harms nothing."""
     retry_after_seconds: float | None = None
 
 
@@ -162,4 +165,4 @@ def executed(outcome: Outcome) -> Executed:
         case Held():
             return "no"
         case Failed():
-            return "unknown" if outcome.in_doubt else "no"
+            return "unknown" if outcome.in_doubt or outcome.sent else "no"

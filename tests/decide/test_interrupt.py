@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.decide.interrupt import Arrival, Ending, Rule, Watch
+from gateway.decide.interrupt import Arrival, Ending, Kind, Rule, Watch
 
 
 def arrival(at: float, tool: str = "s/a", digest: bytes = b"") -> Arrival:
@@ -18,7 +18,7 @@ CALLS = st.lists(st.tuples(st.floats(0.0, 30.0), st.sampled_from(["s/a", "s/b", 
 @pytest.mark.rule("interrupt.kinds")
 @settings(max_examples=200, deadline=None)
 @given(calls=CALLS, count=st.integers(1, 5), kind=st.sampled_from(["identical_calls", "calls", "distinct_tools"]))
-def test_counting_rules_agree_with_counting(calls: list[tuple[float, str]], count: int, kind: str) -> None:
+def test_counting_rules_agree_with_counting(calls: list[tuple[float, str]], count: int, kind: Kind) -> None:
     watch = Watch(Rule(name="r", kind=kind, count=count, within_seconds=20.0))
     now, history = 0.0, list[tuple[float, str]]()
     for gap, tool in calls:
@@ -85,7 +85,8 @@ def test_a_tool_is_first_seen_once() -> None:
 
 @pytest.mark.rule("interrupt.constant")
 def test_a_rule_keeps_bounded_state_however_many_calls_pass() -> None:
-    for kind in ("identical_calls", "calls", "failures"):
+    kinds: tuple[Kind, ...] = ("identical_calls", "calls", "failures")
+    for kind in kinds:
         watch = Watch(Rule(name="r", kind=kind, count=5, within_seconds=1e9))
         for number in range(5000):
             watch.arrive(arrival(float(number), digest=str(number).encode()))
