@@ -1,0 +1,134 @@
+"""Who may see what: the part of the catalogue that a principal's configuration and the policy leave of it.
+
+Theory of operation
+-------------------
+Lists and `resolve` both take a principal's `View` from here, so a tool that is not listed cannot be called, and a hidden
+one answers like one that does not exist. First the configuration filters (`servers` and `tools` of the agent), then the
+policy is asked `data.gateway.visible` for each item: `false` hides, undefined shows. Views are kept by principal, catalogue
+and policy revision; those three and nothing else may change what a principal sees.
+"""
+
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from functools import lru_cache
+
+import anyio
+
+from gateway.config.types import ToolGlob, glob_matches
+from gateway.decide.catalogue import view as view_of
+from gateway.decide.policy import visibility_question
+from gateway.model.call import Principal
+from gateway.model.errors import PolicyEvaluationError, PolicyTimeout, PolicyUnavailable
+from gateway.model.events import StateChanged
+from gateway.model.snapshot import Catalogue, Entry, Snapshot, View
+from gateway.ports import Clock, Events, PolicyEngine
+
+logger = logging.getLogger("gateway.directory")
+
+_Key = tuple[str, str, str]
+
+
+_parsed = lru_cache(maxsize=4096)(ToolGlob.parse)
+
+
+def permitted(principal: Principal, entry: Entry) -> bool:
+    """Whether the principal's own configuration lets it use this item.
+
+    Where `tools` is given it names everything that may be used: tools as `server/tool`, the rest as
+    `server/prompt:NAME` and `server/resource:URI`.
+    """
+    if principal.servers is not None and not any(glob_matches(glob, entry.server) for glob in principal.servers):
+        return False
+    if principal.tools is None:
+        return True
+    return any(_parsed(glob).matches(entry.server, entry.name, entry.type.value) for glob in principal.tools)
+
+
+class PolicyDirectory:
+    """The port `Directory` over a snapshot's policy.
+
+    Args:
+        events: where a policy that fails is reported.
+        clock: for those reports.
+        views: how many views are kept; the longest unused goes first.
+    """
+
+    def __init__(self, events: Events, clock: Clock, *, views: int = 1024) -> None:
+        self._events = events
+        self._clock = clock
+        self._limit = views
+        self._views: OrderedDict[_Key, View] = OrderedDict()
+        self._locks: dict[_Key, anyio.Lock] = {}
+        self._identities: dict[int, tuple[Principal, str]] = {}
+
+    async def view(self, snapshot: Snapshot, principal: Principal) -> View:
+        """The part of the snapshot's catalogue that this principal may see.
+
+        A policy that fails hides everything, until it answers again.
+        """
+        key = (self._identity(principal), snapshot.catalogue.revision, snapshot.policy.revision)
+        known = self._views.get(key)
+        if known is not None:
+            self._views.move_to_end(key)
+            return known
+        lock = self._locks.setdefault(key, anyio.Lock())
+        try:
+            async with lock:
+                known = self._views.get(key)
+                if known is None:
+                    known = await self._make(snapshot, principal, key)
+                return known
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._locks.pop(key, None)
+
+    async def _make(self, snapshot: Snapshot, principal: Principal, key: _Key) -> View:
+        catalogue = snapshot.catalogue
+        entries = [entry for entry in _all(catalogue) if permitted(principal, entry)]
+        try:
+            hidden = await _hidden(snapshot.policy, principal, entries)
+        except (PolicyTimeout, PolicyUnavailable, PolicyEvaluationError) as error:
+            logger.warning("the policy's `visible` failed, so %s sees nothing: %s", principal.id, error)
+            self._events.publish(
+                StateChanged(
+                    at=self._clock.time_ns() / 1e9,
+                    kind="policy",
+                    subject=f"visible:{principal.id}",
+                    state="failed",
+                    facts={"error": str(error), "revision": snapshot.policy.revision},
+                )
+            )
+            return View(tools={}, prompts={}, resources={}, templates=(), servers=(), revision="policy failed")
+        shown = (entry for entry in entries if id(entry) not in hidden)
+        view = view_of(catalogue, shown, f"{catalogue.revision}.{snapshot.policy.revision}")
+        self._views[key] = view
+        while len(self._views) > self._limit:
+            self._views.popitem(last=False)
+        return view
+
+    def _identity(self, principal: Principal) -> str:
+        """All of a principal that a filter or the policy can see, as one string."""
+        known = self._identities.get(id(principal))
+        if known is not None and known[0] is principal:
+            return known[1]
+        parts = (principal.id, principal.roles, principal.servers, principal.tools, principal.claims)
+        identity = json.dumps(parts, sort_keys=True, default=dict)
+        if len(self._identities) >= self._limit:
+            self._identities.clear()
+        self._identities[id(principal)] = (principal, identity)
+        return identity
+
+
+def _all(catalogue: Catalogue) -> Iterable[Entry]:
+    yield from catalogue.tools.values()
+    yield from catalogue.prompts.values()
+    yield from catalogue.resources.values()
+    yield from catalogue.templates
+
+
+async def _hidden(policy: PolicyEngine, principal: Principal, entries: list[Entry]) -> set[int]:
+    """The entries (by identity) for which the policy says `false`."""
+    answers = await policy.visible([visibility_question(principal, entry) for entry in entries])
+    return {id(entry) for entry, answer in zip(entries, answers, strict=True) if answer is False}
