@@ -278,6 +278,27 @@ async def stdio_to_stdio(name: str, target: str, options: Options) -> list[Point
             await peer.close()
 
 
+async def across_eras(name: str, client: str, options: Options) -> list[Point]:
+    """A client of one era and a server of the other, against the same client and a server of its own, both through a gateway."""
+    modern = client == "modern"
+    other = "legacy" if modern else "modern"
+    with (
+        temporary() as directory,
+        listening("benchmarks.targets", "bare", "--era", client) as same,
+        listening("benchmarks.targets", "bare", "--era", other) as cross,
+    ):
+        config = configure(directory, http_server("same", same) + http_server("cross", cross), policies=POLICY)
+        with serve(config) as gateway:
+            return await compare(
+                name,
+                (1, 16),
+                lambda stack, count: http_exchanges(stack, gateway.url, count, "same__echo", modern=modern),
+                lambda stack, count: http_exchanges(stack, gateway.url, count, "cross__echo", modern=modern),
+                lambda: gateway.pid,
+                options,
+            )
+
+
 def fsync_ms(directory: Path, count: int = 200) -> float:
     """The machine's median time for a 4 KiB append and fsync, where the journals of this benchmark lie."""
     path = directory / "fsync"
@@ -307,6 +328,9 @@ async def run(options: Options) -> dict[str, Any]:
         ("stdio→stdio, bare", lambda name: stdio_to_stdio(name, "bare", options)),
         ("HTTP→HTTP, bare, write", lambda name: over_http(name, "bare", options, tool="write")),
         ("HTTP→HTTP, bare, session", lambda name: over_http(name, "bare", options, era="legacy")),
+        # Here the left side is a same-era call through the gateway, so that the ratio is the translation's own cost.
+        ("2026 client, 2025 server", lambda name: across_eras(name, "modern", options)),
+        ("2025 client, 2026 server", lambda name: across_eras(name, "legacy", options)),
     ]
     points: list[Point] = []
     failed: dict[str, str] = {}

@@ -1,10 +1,11 @@
 """Echo tool servers to measure against, each as fast as its kind can be.
 
-``python -m benchmarks.targets bare|sdk [--http PORT | --stdio]``
+``python -m benchmarks.targets bare|sdk (--http PORT | --stdio) [--era both|legacy|modern]``
 
 ``bare`` speaks MCP as raw JSON without the SDK (uvicorn with uvloop and httptools, orjson; on stdio, plain lines): the hard
-denominator. ``sdk`` is the SDK's low-level server, as a real Python tool server has it. Both speak both protocol eras and
-have two tools: ``echo``, which a configuration calls a read, and ``write``, which it calls a write; both only answer.
+denominator. ``sdk`` is the SDK's low-level server, as a real Python tool server has it. Both speak both protocol eras (``bare``
+also one alone, to measure the translation) and have two tools: ``echo``, which a configuration calls a read, and ``write``,
+which it calls a write; both only answer.
 """
 
 from __future__ import annotations
@@ -41,12 +42,21 @@ TOOLS: Final[list[Json]] = [
 ]
 
 
+ERA = "both"
+"""What the bare server speaks; set once, before it serves."""
+
+
 def answer(message: Json) -> Json | None:
     """What the bare server answers to one message; None for a notification."""
     if "id" not in message:
         return None
     params = message.get("params") or {}
     modern = _VERSION_KEY in (params.get("_meta") or {})
+    if ERA != "both" and modern != (ERA == "modern"):
+        if modern:
+            return _error(message, -32601, f"Method not found: {message['method']}")
+        data = {"supported": [MODERN], "requested": params.get("protocolVersion")}
+        return _error(message, -32022, "Unsupported protocol version", data)
     match message["method"]:
         case "tools/call" if params.get("name") in ("echo", "write"):
             result: Json = {"content": [{"type": "text", "text": params["arguments"]["text"]}]}
@@ -66,8 +76,7 @@ def answer(message: Json) -> Json | None:
         case "ping":
             result = {}
         case method:
-            error = {"code": -32601, "message": f"Method not found: {method}"}
-            return {"jsonrpc": "2.0", "id": message["id"], "error": error}
+            return _error(message, -32601, f"Method not found: {method}")
     if modern:
         result["resultType"] = "complete"
         result["_meta"] = {_SERVER_KEY: SERVER_INFO}
@@ -78,9 +87,15 @@ def _result(message: Json, result: Json) -> Json:
     return {"jsonrpc": "2.0", "id": message["id"], "result": result}
 
 
+def _error(message: Json, code: int, text: str, data: Json | None = None) -> Json:
+    error = {"code": code, "message": text, **({"data": data} if data else {})}
+    return {"jsonrpc": "2.0", "id": message["id"], "error": error}
+
+
 # ------------------------------------------------------------------------------------------------ bare
 
 _JSON: Final = (b"content-type", b"application/json")
+_STATUSES: Final = {-32601: 404, -32022: 400}
 
 
 async def bare_application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,7 +115,7 @@ async def bare_application(scope: Scope, receive: Receive, send: Send) -> None:
     message = orjson.loads(body)
     reply = answer(message)
     payload = b"" if reply is None else orjson.dumps(reply)
-    status = 202 if reply is None else 404 if reply.get("error", {}).get("code") == -32601 else 200
+    status = 202 if reply is None else _STATUSES.get(reply.get("error", {}).get("code"), 200)
     headers = [_JSON, (b"content-length", str(len(payload)).encode())]
     if message.get("method") == "initialize":
         headers.append((b"mcp-session-id", b"session-1"))
@@ -174,7 +189,10 @@ def main() -> None:
     transport = parser.add_mutually_exclusive_group(required=True)
     transport.add_argument("--stdio", action="store_true")
     transport.add_argument("--http", type=int, metavar="PORT")
+    parser.add_argument("--era", choices=["both", "legacy", "modern"], default="both", help="of the bare server")
     arguments = parser.parse_args()
+    global ERA
+    ERA = arguments.era
     match arguments.kind, arguments.stdio:
         case "bare", True:
             bare_stdio()

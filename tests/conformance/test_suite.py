@@ -29,13 +29,22 @@ def behind_a_gateway(directory: Path, *fixture_arguments: str) -> Iterator[str]:
             yield gateway.url
 
 
+@pytest.mark.rule("conformance.fixture")
 @pytest.mark.parametrize("which", suite.SETS)
 def test_the_fixture_server_itself_is_conformant(which: str, tmp_path: Path) -> None:
     with listening("tests.fixture_server") as url:
         check("direct", which, url, tmp_path)
 
 
+@pytest.mark.rule("conformance.same-era")
 @pytest.mark.parametrize("which", suite.SETS)
 def test_through_the_gateway_the_suite_gives_what_it_gives_directly(which: str, tmp_path: Path) -> None:
     with behind_a_gateway(tmp_path) as url:
         check("gateway", which, url, tmp_path)
+
+
+@pytest.mark.rule("conformance.across-eras")
+@pytest.mark.parametrize(("era", "which"), [("modern", "0.1.16"), ("modern", "2025-11-25"), ("legacy", "2026-07-28")])
+def test_across_eras_the_gateway_translates(era: str, which: str, tmp_path: Path) -> None:
+    with behind_a_gateway(tmp_path, "--era", era) as url:
+        check("across", which, url, tmp_path)

@@ -54,6 +54,7 @@ def inspector(home: Path, *arguments: str) -> dict[str, object]:
     return printed
 
 
+@pytest.mark.rule("relay.real-clients")
 @pytest.mark.parametrize("era", ["legacy", "auto", "modern"])
 def test_the_inspector_lists_and_calls_over_http(era: str, url: str, tmp_path: Path) -> None:
     at = [url, "--transport", "http", "--protocol-era", era]
@@ -68,6 +69,7 @@ def test_the_inspector_lists_and_calls_over_http(era: str, url: str, tmp_path: P
     assert "arg1='one'" in json.dumps(inspector(tmp_path, *at, "--method", "prompts/get", *prompt))
 
 
+@pytest.mark.rule("relay.real-clients")
 @pytest.mark.parametrize("era", ["legacy", "auto", "modern"])
 def test_the_inspector_lists_and_calls_over_stdio(era: str, command: list[str], tmp_path: Path) -> None:
     entry = {"command": command[0], "args": command[1:]}
@@ -98,11 +100,13 @@ def claude(home: Path, *arguments: str) -> str:
     return run.stdout
 
 
+@pytest.mark.rule("relay.real-clients")
 def test_claude_code_connects_over_http(url: str, tmp_path: Path) -> None:
     claude(tmp_path, "mcp", "add", "--scope", "local", "--transport", "http", "here", url)
     assert "✔ Connected" in claude(tmp_path, "mcp", "list")
 
 
+@pytest.mark.rule("relay.real-clients")
 def test_claude_code_connects_over_stdio(command: list[str], tmp_path: Path) -> None:
     claude(tmp_path, "mcp", "add", "--scope", "local", "here", "--", *command)
     assert "✔ Connected" in claude(tmp_path, "mcp", "list")

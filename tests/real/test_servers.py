@@ -60,6 +60,7 @@ async def test_the_server_works_without_a_gateway(name: str, mode: str, workplac
         await SERVERS[name].exercise(reached, workplace)
 
 
+@pytest.mark.rule("relay.real-servers")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", SERVERS)
 async def test_the_server_works_through_the_gateway_over_http(
@@ -69,6 +70,7 @@ async def test_the_server_works_through_the_gateway_over_http(
         await SERVERS[name].exercise(Reached(client, prefix=f"{name}__"), shared_workplace)
 
 
+@pytest.mark.rule("relay.real-servers")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", SERVERS)
 async def test_the_server_works_through_the_gateway_over_stdio(
@@ -101,6 +103,7 @@ async def test_what_the_everything_server_asks_reaches_a_direct_client(mode: str
         await _is_asked(reached, person)
 
 
+@pytest.mark.rule("relay.real-asks")
 @pytest.mark.parametrize("mode", MODES)
 async def test_what_the_everything_server_asks_reaches_the_client_through_the_gateway_over_http(
     mode: Any, gateway: GatewayProcess
@@ -110,6 +113,7 @@ async def test_what_the_everything_server_asks_reaches_the_client_through_the_ga
         await _is_asked(Reached(client, prefix="everything__"), person)
 
 
+@pytest.mark.rule("relay.real-asks")
 @pytest.mark.parametrize("mode", MODES)
 async def test_what_the_everything_server_asks_reaches_the_client_through_the_gateway_over_stdio(
     mode: Any, workplace: Workplace, tmp_path: Path
@@ -119,6 +123,7 @@ async def test_what_the_everything_server_asks_reaches_the_client_through_the_ga
         await _is_asked(reached, person)
 
 
+@pytest.mark.rule("relay.mixed-eras")
 @pytest.mark.parametrize("mode", MODES)
 async def test_servers_of_both_eras_stand_in_one_list(mode: Any, gateway: GatewayProcess) -> None:
     async with Client(gateway.url, mode=mode) as client:
