@@ -31,6 +31,13 @@ class JournalUnavailable(GatewayError):
     """The journal could not commit. Nothing may be forwarded."""
 
 
+class WriteConflict(JournalUnavailable):
+    """A write that belongs to a call met another state than its stage saw (an approval was claimed twice, say).
+
+    Nothing of the entry was committed.
+    """
+
+
 class StoreBusy(GatewayError):
     """Another process owns the store (`one owner a store`)."""
 

@@ -1,0 +1,676 @@
+"""The journal on SQLite: one file, one process, one connection that writes and checkpoints.
+
+Theory of operation
+-------------------
+Whoever has something to write puts it into a queue and waits for its future. One task takes *everything* that is in the
+queue, has it committed in one transaction in the connection's thread, and resolves the futures: while a commit runs the next
+batch gathers by itself, so that no artificial window is needed. One call in flight pays one commit; sixty-four share one.
+
+    begin ─┐
+    end   ─┼─► queue ─► batch ─► BEGIN … COMMIT (thread) ─► futures
+    record ┘             ▲                  │
+                         └── meanwhile ─────┘
+
+Durability is chosen per batch: SQLite in WAL mode with `synchronous=NORMAL` survives a killed process, with `FULL` a power
+loss too. With `by-risk` a batch of reads alone is `NORMAL`.
+
+The place in the chain (`seq`, `prev`) is given in the transaction, by the one writer, so that what is committed is always an
+unbroken chain. What cannot be committed fails its caller with `JournalUnavailable`; the record of an outcome is kept besides
+and tried again, since its call has happened.
+
+Exactly one connection writes and checkpoints: SQLite before 3.51.3 can corrupt a WAL that two connections reset at once.
+Readers open with `query_only` and never checkpoint.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import anyio
+import orjson
+
+import gateway
+from gateway.adapters import records
+from gateway.adapters.migrations import STEPS
+from gateway.adapters.records import EncodedCall, EncodedCommand, Payload
+from gateway.adapters.sqlite import Connection, connect, migrate
+from gateway.adapters.writes import Chained, Statement, WriteKind
+from gateway.model.call import Call, Risk
+from gateway.model.errors import JournalUnavailable, WriteConflict
+from gateway.model.recording import FIRST_PREV, OpenCall, RecordingSettings, RecordType
+from gateway.model.verdict import Write
+from gateway.ports import Begin, Clock, End
+
+logger = logging.getLogger("gateway.journal")
+
+Durability = Literal["process", "power", "by-risk"]
+
+T = TypeVar("T")
+
+QUEUED_LIMIT: Final = 4096
+"""Entries that may wait for their commit; beyond, the outcomes of reads wait for theirs too."""
+
+UNWRITTEN_LIMIT: Final = 10_000
+"""Outcomes kept in memory while the store cannot be written; beyond, nothing more begins."""
+
+RETRY_SECONDS: Final = 1.0
+"""Between tries to write what could not be written, when nothing else is to be written."""
+
+MEMORY_RECORDS: Final = 100_000
+"""Records that a store in memory keeps; older ones go."""
+
+CLOSE_SECONDS: Final = 10.0
+"""The bound of the last commit and of closing."""
+
+_TAIL_RECORDS: Final = 1000
+"""How many of the newest records are checked at every start."""
+
+_ROLES: Final = ("request", "response", "exchange")
+
+_PERSISTENT = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+)
+"""Faults of the store itself: the next entry of the batch would meet them too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalStatus:
+    """How the journal is doing, for `status` and metrics."""
+
+    queued: int
+    """Entries that wait for their commit."""
+    lag_seconds: float
+    """How long the oldest of them has been waiting."""
+    unwritten: int
+    """Outcomes that could not be committed and are tried again."""
+    committed: int
+    """Entries committed since the start."""
+    batches: int
+    last_commit_seconds: float
+    fault: str
+    """Why the last commit failed; empty while all is well."""
+    seq: int
+    """Of the newest record."""
+
+
+class _Entry:
+    """One thing to commit."""
+
+    __slots__ = (
+        "at",
+        "begin",
+        "call",
+        "ended",
+        "error",
+        "full",
+        "future",
+        "queued_ns",
+        "record",
+        "snapshot",
+        "survives",
+        "writes",
+    )
+
+    def __init__(self, *, at: float, full: bool, future: asyncio.Future[None] | None) -> None:
+        self.at = at
+        self.full = full
+        self.future = future
+        self.queued_ns = time.monotonic_ns()
+        self.call: Call | None = None
+        self.begin: tuple[Any, ...] | None = None
+        """A row of `begins`."""
+        self.ended: int | None = None
+        """The number of the row of `begins` that goes."""
+        self.record: tuple[str, bytes, EncodedCall | None] | None = None
+        self.snapshot: tuple[Any, ...] | None = None
+        self.writes: tuple[Write, ...] = ()
+        self.survives = False
+        """Kept and tried again when it cannot be committed."""
+        self.error: BaseException | None = None
+
+
+class SqlJournal:
+    """Implements `ports.Journal` (and what status, recovery and stages need besides). Make one with `open_journal`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        reader: Connection | None,
+        *,
+        clock: Clock,
+        durability: Durability,
+        settings: RecordingSettings,
+        kinds: Mapping[str, WriteKind],
+        keep_records: int | None,
+    ) -> None:
+        self.settings = settings
+        """What is recorded; replaced as a whole by a reload."""
+        self.recovered: tuple[OpenCall, ...] = ()
+        """The calls that the process before left behind; their records are written."""
+        self._connection = connection
+        self._reader = reader or connection
+        self._clock = clock
+        self._durability = durability
+        self._kinds = dict(kinds)
+        self._keep_records = keep_records
+        self._queue: list[_Entry] = []
+        self._unwritten: list[_Entry] = []
+        self._wake = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._started: asyncio.Future[None] | None = None
+        self._closing = False
+        self._begun = 0
+        """The number of the newest row of `begins`."""
+        self._open: dict[str, tuple[int, EncodedCommand]] = {}
+        """By call id: the calls between begin and end."""
+        self._writer = ""
+        self._seq = 0
+        self._prev = FIRST_PREV
+        self._full: bool | None = None
+        self._committing_since_ns: int | None = None
+        self._committed = 0
+        self._batches = 0
+        self._last_commit_seconds = 0.0
+        self._fault = ""
+
+    # --- the port ---
+
+    async def begin(self, begin: Begin) -> None:
+        """As `ports.Journal.begin`.
+
+        Raises:
+            JournalUnavailable: it is not durable.
+            WriteConflict: a write of the call met another state than its stage saw; nothing was committed.
+        """
+        if len(self._unwritten) >= UNWRITTEN_LIMIT:
+            raise JournalUnavailable(f"{len(self._unwritten)} outcomes wait to be written: {self._fault}")
+        call = begin.call
+        command = records.encode_command(call, begin.steps, self.settings)
+        self._begun += 1
+        entry = self._entry(begin.at, full=self._is_full(call))
+        entry.call, entry.writes = call, begin.writes
+        entry.begin = (
+            self._begun,
+            call.id,
+            begin.at,
+            call.entry is not None and call.entry.idempotent,
+            command.command,
+            records.encode_trail(begin.steps),
+            command.request.commitment,
+            *command.request.columns(),
+        )
+        self._open[call.id] = self._begun, command
+        try:
+            await self._put(entry)
+        except (JournalUnavailable, WriteConflict):
+            self._open.pop(call.id, None)
+            raise
+
+    async def end(self, end: End) -> None:
+        """As `ports.Journal.end`. What could not be committed is kept and tried again, whatever is raised."""
+        call = end.call
+        number, command = self._open.pop(call.id, (None, None))
+        encoded = records.encode_end(end, self.settings, command)
+        waits = call.risk is not Risk.READ or len(self._queue) > QUEUED_LIMIT
+        entry = self._entry(end.at, full=self._is_full(call), waits=waits)
+        entry.call, entry.writes, entry.survives = call, end.writes, True
+        entry.ended = number
+        entry.record = (RecordType.CALL, encoded.body, encoded)
+        if waits:
+            await self._put(entry)
+        else:
+            self._queue.append(entry)
+            self._wake.set()
+
+    async def record(self, type: str, body: Mapping[str, Any], writes: tuple[Write, ...] = ()) -> None:
+        """As `ports.Journal.record`.
+
+        Args:
+            writes: what is committed with it, as with a call's begin.
+
+        Raises:
+            JournalUnavailable: it is not durable.
+            WriteConflict: a write met another state; nothing was committed.
+            ValueError: the type is none of `RecordType`.
+        """
+        entry = self._entry(self._clock.time_ns() / 1e9, full=self._durability != "process")
+        entry.record = (RecordType(type), records.dump(body), None)
+        entry.writes = writes
+        await self._put(entry)
+
+    # --- beside the port ---
+
+    async def keep(self, kind: str, content: bytes) -> str:
+        """Stores a snapshot (a configuration, a policy module, a definition) once, and returns its SHA-256 in hex.
+
+        Raises:
+            JournalUnavailable: it is not durable.
+        """
+        sha256 = records.digest(content)
+        entry = self._entry(self._clock.time_ns() / 1e9, full=self._durability != "process")
+        entry.snapshot = (sha256, kind, entry.at, *records.packed(content))
+        await self._put(entry)
+        return sha256
+
+    async def read(self, query: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """The result of `query(connection, ...)`, run beside the writer on a connection that cannot write.
+
+        Raises:
+            JournalUnavailable: the store cannot be read.
+        """
+        try:
+            return await self._reader.run(query, self._reader.raw, *args, **kwargs)
+        except (sqlite3.Error, ValueError) as error:
+            raise JournalUnavailable(f"the store cannot be read: {error}") from error
+
+    @property
+    def status(self) -> JournalStatus:
+        """How it is doing, now."""
+        since = self._committing_since_ns
+        oldest = since if since is not None else self._queue[0].queued_ns if self._queue else None
+        return JournalStatus(
+            queued=len(self._queue),
+            lag_seconds=0.0 if oldest is None else (time.monotonic_ns() - oldest) / 1e9,
+            unwritten=len(self._unwritten),
+            committed=self._committed,
+            batches=self._batches,
+            last_commit_seconds=self._last_commit_seconds,
+            fault=self._fault,
+            seq=self._seq,
+        )
+
+    # --- the queue ---
+
+    def _entry(self, at: float, *, full: bool, waits: bool = True) -> _Entry:
+        return _Entry(at=at, full=full, future=asyncio.get_running_loop().create_future() if waits else None)
+
+    def _is_full(self, call: Call) -> bool:
+        """Whether the call's entries have to survive a power loss."""
+        match self._durability:
+            case "process":
+                return False
+            case "power":
+                return True
+            case _:
+                return call.risk is not Risk.READ
+
+    async def _put(self, entry: _Entry) -> None:
+        """Returns once the entry is committed."""
+        if self._closing:
+            raise JournalUnavailable("the journal is closed")
+        assert entry.future is not None
+        self._queue.append(entry)
+        self._wake.set()
+        await entry.future
+
+    async def write_queue(self) -> None:
+        """Commits what is queued, until `stop`. The one task that does; it ends with an empty queue."""
+        while True:
+            if not self._queue:
+                if self._closing:
+                    self._drained.set()
+                    return
+                self._wake.clear()
+                if self._unwritten:
+                    with anyio.move_on_after(RETRY_SECONDS):
+                        await self._wake.wait()
+                else:
+                    await self._wake.wait()
+            batch, self._queue = [*self._unwritten, *self._queue], []
+            self._unwritten = []
+            if batch:
+                await self._commit(batch)
+
+    async def stop(self) -> None:
+        """Write what is queued and that the process stops; afterwards nothing is taken any more."""
+        entry = self._entry(self._clock.time_ns() / 1e9, full=self._durability != "process", waits=False)
+        entry.record = (RecordType.PROCESS_STOPPED, records.dump({"unwritten": len(self._unwritten)}), None)
+        self._queue.append(entry)
+        self._closing = True
+        self._wake.set()
+        await self._drained.wait()
+
+    async def _commit(self, batch: list[_Entry]) -> None:
+        """Commit a batch and tell everybody in it."""
+        self._committing_since_ns = batch[0].queued_ns
+        began = time.perf_counter()
+        failure: Exception | None = None
+        try:
+            await self._connection.run(self._transact, batch)
+        except sqlite3.Error as error:
+            failure = error
+        except Exception as error:
+            logger.exception("the journal failed")
+            failure = error
+        if failure is not None:  # whatever it was: nobody may believe that it is durable
+            for entry in batch:
+                entry.error = failure
+        self._committing_since_ns = None
+        self._last_commit_seconds = time.perf_counter() - began
+        self._batches += 1
+        fault = ""
+        for entry in batch:
+            future, problem, entry.error = entry.future, entry.error, None
+            if problem is None:
+                self._committed += 1
+                if future is not None and not future.done():
+                    future.set_result(None)
+                continue
+            if not isinstance(problem, WriteConflict):
+                fault = f"{type(problem).__name__}: {problem}"
+                if entry.survives:
+                    entry.future = None
+                    self._unwritten.append(entry)
+                problem = JournalUnavailable(f"the store cannot be written: {problem}")
+            if future is not None and not future.done():
+                future.set_exception(problem)
+        if fault and fault != self._fault:
+            logger.error("the journal cannot commit: %s", fault)
+        elif self._fault and not fault:
+            logger.warning("the journal commits again")
+        self._fault = fault
+
+    # --- in the connection's thread ---
+
+    def _transact(self, batch: Sequence[_Entry]) -> None:
+        """Commit the batch as one transaction; where that fails for one entry's sake, each entry as its own."""
+        try:
+            self._write(batch)
+        except sqlite3.Error as error:
+            if _is_persistent(error) or len(batch) == 1:
+                raise
+            for entry in batch:
+                try:
+                    self._write([entry])
+                except sqlite3.Error as fault:
+                    entry.error = fault
+
+    def _write(self, batch: Sequence[_Entry]) -> None:
+        """One transaction."""
+        raw = self._connection.raw
+        full = any(entry.full for entry in batch)
+        if full is not self._full:
+            raw.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
+            self._full = full
+        raw.execute("BEGIN IMMEDIATE")
+        try:
+            seq, prev = self._fill(raw, batch)
+            raw.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                raw.execute("ROLLBACK")
+            raise
+        self._seq, self._prev = seq, prev
+
+    def _fill(self, raw: sqlite3.Connection, batch: Sequence[_Entry]) -> tuple[int, str]:
+        """Everything of the batch, within the transaction. Returns the chain's new head."""
+        seq, prev = self._seq, self._prev
+        begins: list[tuple[Any, ...]] = []
+        ended: list[tuple[int]] = []
+        lines: list[tuple[Any, ...]] = []
+        payloads: list[tuple[Any, ...]] = []
+        calls: list[tuple[Any, ...]] = []
+        for entry in batch:
+            chained: Iterable[Chained] = ()
+            entry.error = None
+            if entry.writes:
+                try:
+                    chained = self._apply(raw, entry)
+                except Exception as error:
+                    if _is_persistent(error):
+                        raise
+                    if not isinstance(error, WriteConflict):
+                        logger.exception("a write of %s failed", [write.kind for write in entry.writes])
+                    if not entry.survives:
+                        entry.error = error if isinstance(error, WriteConflict) else WriteConflict(str(error))
+                        continue
+                    logger.error("an outcome is recorded without its writes: %s", error)
+            if entry.begin is not None:
+                begins.append(entry.begin)
+            if entry.snapshot is not None:
+                raw.execute("INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?)", entry.snapshot)
+            for extra in chained:
+                seq += 1
+                line = records.chained(
+                    type=extra.type,
+                    writer=self._writer,
+                    seq=seq,
+                    at=entry.at,
+                    prev=prev,
+                    body=records.dump(extra.body),
+                )
+                prev = records.digest(line)
+                lines.append((seq, extra.type, entry.at, line))
+            if entry.record is not None:
+                type_, body, encoded = entry.record
+                seq += 1
+                line = records.chained(type=type_, writer=self._writer, seq=seq, at=entry.at, prev=prev, body=body)
+                prev = records.digest(line)
+                lines.append((seq, type_, entry.at, line))
+                if encoded is not None:
+                    payloads.append((seq, *_payload_columns(encoded.payloads)))
+                    calls.append((seq, *encoded.summary))
+            if entry.ended is not None:
+                ended.append((entry.ended,))
+        if begins:
+            raw.executemany("INSERT INTO begins VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", begins)
+        if lines:
+            raw.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", lines)
+        if payloads:
+            raw.executemany("INSERT INTO payloads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", payloads)
+        if calls:
+            _insert_calls(raw, calls)
+        if ended:
+            raw.executemany("DELETE FROM begins WHERE number = ?", ended)
+        if self._keep_records is not None and seq - self._keep_records > 0:
+            for table in ("records", "payloads", "calls"):
+                raw.execute(f"DELETE FROM {table} WHERE seq <= ?", (seq - self._keep_records,))
+        return seq, prev
+
+    def _apply(self, raw: sqlite3.Connection, entry: _Entry) -> list[Chained]:
+        """The writes of one entry, all or none."""
+        chained: list[Chained] = []
+        raw.execute("SAVEPOINT entry")
+        try:
+            for write in entry.writes:
+                kind = self._kinds.get(write.kind)
+                if kind is None:
+                    raise WriteConflict(f"no table is registered for writes of kind {write.kind}")
+                for made in kind(entry.call, entry.at, write.data):
+                    if isinstance(made, Chained):
+                        chained.append(made)
+                    else:
+                        _execute(raw, made, write.kind)
+        except BaseException:
+            raw.execute("ROLLBACK TO entry")
+            raw.execute("RELEASE entry")
+            raise
+        raw.execute("RELEASE entry")
+        return chained
+
+    # --- opening ---
+
+    def prepare(self) -> tuple[bool, int | None]:
+        """In the connection's thread, before anything is written: migrate, find the head, check the tail.
+
+        Returns:
+            Whether the process before stopped in good order, and the `seq` of the first bad record of the tail, if any.
+        """
+        raw = self._connection.raw
+        self._writer = migrate(raw)
+        tail = raw.execute("SELECT seq, type, data FROM records ORDER BY seq DESC LIMIT ?", (_TAIL_RECORDS,)).fetchall()
+        if not tail:
+            return True, None
+        self._seq, self._prev = tail[0][0], records.digest(tail[0][2])
+        bad: int | None = None
+        after: tuple[int, str] | None = None
+        for seq, _, data in tail:
+            try:
+                fields = orjson.loads(data)
+                whole = fields["seq"] == seq and (after is None or after == (seq + 1, records.digest(data)))
+                after = seq, fields["prev"]
+            except (ValueError, KeyError, TypeError):
+                whole, after = False, None
+            if not whole:
+                bad = seq
+        return tail[0][1] == RecordType.PROCESS_STOPPED, bad
+
+    def recover(self) -> list[_Entry]:
+        """In the connection's thread: entries that record each call which was left between begin and end."""
+        entries: list[_Entry] = []
+        left: list[OpenCall] = []
+        rows = self._connection.raw.execute(
+            "SELECT number, call_id, at, idempotent, command, trail, commitment, salt, encoding, request FROM begins"
+            " ORDER BY number"
+        ).fetchall()
+        for number, call_id, at, idempotent, command, trail, commitment, salt, encoding, request in rows:
+            self._begun = number
+            data = None if request is None else records.stored(encoding, request)
+            encoded = records.encode_recovered(
+                command,
+                trail,
+                Payload(role="request", salt=salt, data=data, commitment=commitment),
+                idempotent=bool(idempotent),
+            )
+            entry = _Entry(at=self._clock.time_ns() / 1e9, full=self._durability != "process", future=None)
+            entry.ended = number
+            entry.record = (RecordType.CALL, encoded.body, encoded)
+            entries.append(entry)
+            left.append(OpenCall(id=call_id, at=at, command=orjson.loads(command)))
+        self.recovered = tuple(left)
+        return entries
+
+    async def start(self) -> None:
+        """Prepare, recover, and queue what both found; before `write_queue` runs."""
+        clean, bad = await self._connection.run(self.prepare)
+        entries = await self._connection.run(self.recover)
+        entry = self._entry(self._clock.time_ns() / 1e9, full=self._durability != "process")
+        self._started = entry.future
+        body = {
+            "gateway": gateway.__version__,
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+            "schema": len(STEPS),
+            "pid": os.getpid(),
+            "durability": self._durability,
+            "clean": clean and not entries,
+            "recovered": [left.id for left in self.recovered],
+            "tail": {"whole": bad is None, "first_bad_seq": bad},
+        }
+        entry.record = (RecordType.PROCESS_STARTED, records.dump(body), None)
+        self._queue.extend([entry, *entries])
+        if bad is not None:
+            logger.error("record %d of the store does not fit the chain: it was changed, or the file is damaged", bad)
+        if not clean:
+            logger.warning("the process before did not stop in good order; %d calls were on their way", len(entries))
+
+    async def started(self) -> None:
+        """Returns once the start and what was recovered are committed; while `write_queue` runs.
+
+        Raises:
+            JournalUnavailable: the store cannot be written.
+        """
+        assert self._started is not None
+        await self._started
+
+
+@contextlib.asynccontextmanager
+async def open_journal(
+    path: Path | None,
+    *,
+    clock: Clock,
+    durability: Durability = "by-risk",
+    settings: RecordingSettings | None = None,
+    kinds: Mapping[str, WriteKind] | None = None,
+) -> AsyncIterator[SqlJournal]:
+    """The journal of a store, from recovery to a strict close. The caller owns the store (`gateway.adapters.owner`).
+
+    Args:
+        path: the file; None keeps everything in memory, the newest `MEMORY_RECORDS` records.
+        kinds: what each kind of `Write` means in SQL.
+
+    Raises:
+        JournalUnavailable: the store cannot be opened, or is of a newer version.
+    """
+    where = "in memory" if path is None else str(path)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            connection = await stack.enter_async_context(connect(path))
+            reader = None if path is None else await stack.enter_async_context(connect(path, query_only=True))
+            journal = SqlJournal(
+                connection,
+                reader,
+                clock=clock,
+                durability=durability,
+                settings=settings or RecordingSettings(),
+                kinds=kinds or {},
+                keep_records=MEMORY_RECORDS if path is None else None,
+            )
+            await journal.start()
+        except (sqlite3.Error, OSError) as error:
+            raise JournalUnavailable(f"the store {where} cannot be opened: {error}") from error
+        # A task of asyncio, owned by this function: a task group would wrap what its body raises, and end the writer
+        # together with those whose last entries it has to write.
+        writing = asyncio.create_task(journal.write_queue(), name="journal")
+        try:
+            await journal.started()
+            yield journal
+        finally:
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True) as scope:
+                await journal.stop()
+            if scope.cancelled_caught:
+                logger.error("the journal could not be closed in time; the newest records may be missing")
+                writing.cancel()
+
+
+def _payload_columns(payloads: Sequence[Payload]) -> list[Any]:
+    """The columns of `payloads` behind `seq`; nulls where a role is absent or nothing of it is kept."""
+    columns: list[Any] = [None] * 9
+    for payload in payloads:
+        if payload.salt:
+            place = _ROLES.index(payload.role) * 3
+            columns[place : place + 3] = payload.columns()
+    return columns
+
+
+def _is_persistent(error: BaseException) -> bool:
+    """Whether the next entry would meet the same fault."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _PERSISTENT
+
+
+def _execute(raw: sqlite3.Connection, statement: Statement, kind: str) -> None:
+    changed = raw.execute(statement.sql, statement.parameters).rowcount
+    if statement.rows is not None and changed != statement.rows:
+        raise WriteConflict(f"{kind}: {changed} rows in place of {statement.rows}")
+
+
+_SESSION_COLUMNS: Final = {"completed": 5, "error": 6, "refused": 7, "held": 8, "failed": 9}
+
+
+def _insert_calls(raw: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) -> None:
+    """The rows of lists: a call each, and its session's counts, a session once a batch."""
+    raw.executemany("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", calls)
+    sessions: dict[str, list[Any]] = {}
+    for _, _, at, agent, session_id, client, _, _, _, outcome, _, executed, _, _ in calls:
+        counts = sessions.setdefault(session_id, [agent, client, at, at, 0, 0, 0, 0, 0, 0, 0])
+        counts[3] = max(counts[3], at)
+        counts[4] += 1
+        counts[_SESSION_COLUMNS[outcome]] += 1
+        counts[10] += outcome == "failed" and executed == "unknown"
+    raw.executemany(
+        "INSERT INTO sessions (id, agent, client, first_at, last_at, calls, completed, errors, refused, held, failed,"
+        " in_doubt) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+        " last_at = max(last_at, excluded.last_at), calls = calls + excluded.calls,"
+        " completed = completed + excluded.completed, errors = errors + excluded.errors,"
+        " refused = refused + excluded.refused, held = held + excluded.held, failed = failed + excluded.failed,"
+        " in_doubt = in_doubt + excluded.in_doubt",
+        [(id, *counts) for id, counts in sessions.items()],
+    )

@@ -1,0 +1,587 @@
+"""Records as bytes: what is written of a call, what is erased before, and how one record is chained to the next.
+
+Everything here is a function of its arguments; the journal decides when to write. The form is described in
+`gateway.model.recording`, the schemas are in `gateway/schemas/`.
+"""
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, assert_never
+
+import orjson
+
+from gateway.decide.obligations import GlobError, Unredactable, redact
+from gateway.model.call import Call
+from gateway.model.recording import RECORD_VERSION, RecordingSettings
+from gateway.model.refusal import Code
+from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused, Step, executed
+from gateway.ports import Attempt, End
+
+Kept = Literal["whole", "hash", "none"]
+"""Of a payload: its bytes, its hash and size alone (too large), or its size alone (not recorded by configuration)."""
+
+Role = Literal["request", "response", "exchange"]
+
+COMPRESS_BYTES: Final = 16_384
+"""Payloads from this size on are stored compressed."""
+
+_BIG_INTEGER = re.compile(rb"[0-9]{19}")
+_IS_ERROR = re.compile(rb'"isError"\s*:\s*true')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """What lies beside a record, and what the record says of it."""
+
+    role: Role
+    salt: bytes
+    data: bytes | None
+    """The exact bytes that were hashed; None where only the hash is kept."""
+    commitment: bytes
+    """JSON of the record's own field: `{sha256, size, kept, erased}`."""
+
+    def columns(self) -> tuple[bytes, str, bytes | None]:
+        """Salt, encoding and stored bytes."""
+        return (self.salt, *packed(self.data))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedCommand:
+    """The part of a call's record that is known when the call begins."""
+
+    command: bytes
+    """JSON of `body.command`."""
+    request: Payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedCall:
+    """A whole call record, but for its place in the chain."""
+
+    body: bytes
+    payloads: tuple[Payload, ...]
+    """At most one of each role."""
+    summary: tuple[Any, ...]
+    """The row of `calls`, but for `seq`."""
+
+
+def encode_command(call: Call, steps: Sequence[Step], settings: RecordingSettings) -> EncodedCommand:
+    """The command as received and as forwarded, redacted, with the policy's questions and answers so far."""
+    request = _request(call, steps, settings)
+    snapshot, entry, client = call.snapshot, call.entry, call.client
+    command = {
+        "id": call.id,
+        "logical_id": call.logical_id,
+        "replay_of": call.replay_of,
+        "session_id": call.session_id,
+        "trace_id": call.trace_id,
+        "method": call.method,
+        "type": call.type,
+        "target": call.target,
+        "server": call.server,
+        "name": call.name,
+        "risk": call.risk,
+        "idempotent": entry is not None and entry.idempotent,
+        "principal": {"id": call.principal.id, "roles": call.principal.roles},
+        "client": {
+            "name": client.name,
+            "version": client.version,
+            "protocol_version": client.protocol_version,
+            "transport": client.transport,
+        },
+        "why": call.why,
+        "idempotency_key": call.idempotency_key,
+        "received_at": call.received_at,
+        "time_ns": call.time_ns,
+        "configuration_sha256": snapshot.configuration_sha256,
+        "catalogue_revision": snapshot.catalogue.revision,
+        "policy_revision": snapshot.policy.revision,
+        "definition_sha256": entry.definition_sha256 if entry is not None else None,
+        "obligations": [
+            {"id": obligation.id, "paths": obligation.paths, "path": obligation.path, "max_bytes": obligation.max_bytes}
+            for obligation in call.obligations
+        ],
+        "hold_reasons": [
+            {
+                "code": reason.code,
+                "reason": reason.reason,
+                "approvers": reason.approvers,
+                "distinct": reason.distinct,
+                "source": reason.source,
+            }
+            for reason in call.hold_reasons
+        ],
+    }
+    return EncodedCommand(command=dump(command)[:-1] + b',"request":' + request.commitment + b"}", request=request)
+
+
+def encode_trail(steps: Sequence[Step]) -> bytes:
+    """The trail without what belongs to the request's payload."""
+    return dump(
+        [
+            {
+                "stage": step.stage,
+                "verdict": step.verdict,
+                "elapsed_us": step.elapsed_us,
+                "facts": _chain_facts(step.facts) if "question" in step.facts else step.facts,
+            }
+            for step in steps
+        ]
+    )
+
+
+def _chain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a decision without question and answer: those repeat what the agent sent and can be erased with it."""
+    kept = {key: fact for key, fact in facts.items() if key not in ("question", "answer")}
+    for member in ("second", "shadow"):
+        if isinstance(inner := kept.get(member), Mapping):
+            kept[member] = _chain_facts(inner)
+    return kept
+
+
+def encode_end(end: End, settings: RecordingSettings, begun: EncodedCommand | None = None) -> EncodedCall:
+    """The record of a call that has its outcome.
+
+    Args:
+        begun: what was encoded at its begin, so that the request is written as it was judged and hashed once.
+    """
+    command = begun or encode_command(end.call, end.steps, settings)
+    payloads = [command.request]
+    response = _response(end.call, end.outcome, settings)
+    if response is not None:
+        payloads.append(response)
+    exchange = _exchange(end.call, end.attempt, settings)
+    if exchange is not None:
+        payloads.append(exchange)
+    ran = executed(end.outcome)
+    word, code, outcome = _outcome(end.outcome)
+    body = _body(
+        command.command,
+        encode_trail(end.steps),
+        response,
+        exchange,
+        {
+            "attempt": _attempt(end.attempt),
+            "outcome": outcome,
+            "executed": ran,
+            "elapsed_us": end.elapsed_us,
+            "recovered": False,
+            "writes": [write.kind for write in end.writes],
+        },
+    )
+    call = end.call
+    summary = (
+        call.id,
+        call.received_at,
+        call.principal.id,
+        call.session_id,
+        call.client.name,
+        call.method,
+        _tool(call.server, call.name, call.target),
+        call.risk,
+        word,
+        code,
+        ran,
+        end.elapsed_us,
+        False,
+    )
+    return EncodedCall(body=body, payloads=tuple(payloads), summary=summary)
+
+
+def encode_recovered(command: bytes, trail: bytes, request: Payload, *, idempotent: bool) -> EncodedCall:
+    """The record of a call that a killed process left between begin and end: what is known, and that the rest is not.
+
+    An idempotent call is not in doubt, since it may be repeated; whether it ran is unknown all the same.
+    """
+    outcome = Failed(
+        code=Code.SERVER_LOST,
+        message="The gateway was stopped while the call was on its way.",
+        in_doubt=not idempotent,
+    )
+    word, code, fields = _outcome(outcome)
+    body = _body(
+        command,
+        trail,
+        None,
+        None,
+        {
+            "attempt": None,
+            "outcome": fields,
+            "executed": "unknown",
+            "elapsed_us": None,
+            "recovered": True,
+            "writes": [],
+        },
+    )
+    fields = orjson.loads(command)
+    summary = (
+        fields["id"],
+        fields["received_at"],
+        fields["principal"]["id"],
+        fields["session_id"],
+        fields["client"]["name"],
+        fields["method"],
+        _tool(fields["server"], fields["name"], fields["target"]),
+        fields["risk"],
+        word,
+        code,
+        "unknown",
+        None,
+        True,
+    )
+    return EncodedCall(body=body, payloads=(request,), summary=summary)
+
+
+def chained(*, type: str, writer: str, seq: int, at: float, prev: str, body: bytes) -> bytes:
+    """The bytes of a record. Their SHA-256 is the next record's `prev`."""
+    return b'{"version":%d,"type":"%s","writer":"%s","seq":%d,"at":%.6f,"prev":"%s","body":%s}' % (
+        RECORD_VERSION,
+        type.encode(),
+        writer.encode(),
+        seq,
+        at,
+        prev.encode(),
+        body,
+    )
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def payload(role: Role, data: bytes, erased: Sequence[str], settings: RecordingSettings) -> Payload:
+    """A payload with its salted hash; beyond `max_payload_bytes` the bytes are not kept."""
+    salt = os.urandom(16)
+    kept: Kept = "whole" if len(data) <= settings.max_payload_bytes else "hash"
+    commitment = b'{"sha256":"%s","size":%d,"kept":"%s","erased":%s}' % (
+        hashlib.sha256(salt + data).hexdigest().encode(),
+        len(data),
+        kept.encode(),
+        dump(erased) if erased else b"[]",
+    )
+    return Payload(role=role, salt=salt, data=data if kept == "whole" else None, commitment=commitment)
+
+
+def packed(data: bytes | None) -> tuple[str, bytes | None]:
+    """Encoding and bytes to store; `stored` is the way back."""
+    if data is not None and len(data) >= COMPRESS_BYTES:
+        return "zlib", zlib.compress(data, 1)
+    return "", data
+
+
+def stored(encoding: str, data: bytes) -> bytes:
+    """A payload's or snapshot's exact bytes, from how they are stored."""
+    return zlib.decompress(data) if encoding == "zlib" else data
+
+
+def question(decision: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy question as it was put, from a decision of a request payload and the payload it is in."""
+    rebuilt = dict(decision["question"])
+    match decision.get("arguments"):
+        case "received":
+            rebuilt["arguments"] = request["params"].get("arguments") or {}
+        case "forwarded":
+            rebuilt["arguments"] = request["forwarded"] or {}
+    if decision.get("meta"):
+        rebuilt["meta"] = request["meta"]
+    return rebuilt
+
+
+def dump(value: Any) -> bytes:
+    """JSON, compact. Beyond 64 bits integers stay exact; what is no JSON value becomes its text."""
+    try:
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(_exact(value), ensure_ascii=True, separators=(",", ":"), default=_plain).encode()
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def _request(call: Call, steps: Sequence[Step], settings: RecordingSettings) -> Payload:
+    """`{params, meta, forwarded, decisions}`: as received, the arguments as forwarded where they differ, and what was asked
+    of the policy and answered by it."""
+    raw_received, raw_forwarded = call.received_arguments, call.arguments
+    changed = not _same(raw_forwarded, raw_received)
+    clean = _Cleaner(settings.redact + _paths(call, "redact_arguments"), "arguments")
+    params = {key: value for key, value in call.params.items() if key != "arguments"}
+    try:
+        received = clean(raw_received, "params.arguments") if settings.arguments else None
+        forwarded = clean(raw_forwarded, "forwarded") if changed and settings.arguments else None
+        meta = clean(call.meta, "meta")
+        params = clean(params, "params")
+        decisions: list[dict[str, Any]] = []
+        for step in steps:
+            for facts in (step.facts, step.facts.get("second")):
+                if not isinstance(facts, Mapping) or not isinstance(asked := facts.get("question"), Mapping):
+                    continue
+                place = f"decisions.{len(decisions)}"
+                question = dict(asked)
+                decision: dict[str, Any] = {"stage": step.stage}
+                if "arguments" in question:
+                    arguments = question.pop("arguments")
+                    if not settings.arguments:
+                        clean.erased.append(f"{place}.question.arguments")
+                    elif _equal(arguments, raw_received) or _equal(arguments, received):
+                        decision["arguments"] = "received"
+                    elif changed and (_equal(arguments, raw_forwarded) or _equal(arguments, forwarded)):
+                        decision["arguments"] = "forwarded"
+                    else:
+                        question["arguments"] = clean(arguments, f"{place}.question.arguments")
+                if _equal(question.get("meta"), call.meta):
+                    del question["meta"]
+                    decision["meta"] = True
+                decision["question"] = clean(question, f"{place}.question")
+                decision["answer"] = clean.answer(facts.get("answer"), f"{place}.answer")
+                shadow = facts.get("shadow")
+                if isinstance(shadow, Mapping) and "answer" in shadow:
+                    decision["shadow"] = clean.answer(shadow["answer"], f"{place}.shadow")
+                decisions.append(decision)
+    except (Unredactable, GlobError):
+        return _unkept("request", len(dump(call.params)), ["params", "meta", "forwarded", "decisions"])
+    if "arguments" in call.params:
+        if settings.arguments:
+            params = {**params, "arguments": received}
+        else:
+            clean.erased.append("params.arguments")
+    if changed and not settings.arguments:
+        clean.erased.append("forwarded")
+    content = {"params": params, "meta": meta, "forwarded": forwarded, "decisions": decisions}
+    return payload("request", dump(content), clean.erased, settings)
+
+
+class _Cleaner:
+    """Erases by path globs, and remembers what and where."""
+
+    __slots__ = ("erased", "globs")
+
+    def __init__(self, globs: Sequence[str], root: str) -> None:
+        self.globs = tuple(dict.fromkeys((*globs, *(glob.removeprefix(f"{root}.") for glob in globs))))
+        self.erased: list[str] = []
+
+    def __call__(self, value: Any, place: str) -> Any:
+        """The value without what the globs name."""
+        if not self.globs or not value:
+            return value
+        value, gone = redact(value, self.globs)
+        self.erased.extend(f"{place}.{path}" for path in gone)
+        return value
+
+    def answer(self, answer: Any, place: str) -> Any:
+        """A policy's answer; the values of arguments that it sets go wherever arguments are redacted at all."""
+        answer = self(answer, place)
+        if not self.globs or not isinstance(answer, Mapping) or not isinstance(answer.get("obligations"), list):
+            return answer
+        obligations = list(answer["obligations"])
+        for index, obligation in enumerate(obligations):
+            if isinstance(obligation, Mapping) and obligation.get("id") == "set_argument" and "value" in obligation:
+                obligations[index] = {**obligation, "value": None}
+                self.erased.append(f"{place}.obligations.{index}.value")
+        return {**answer, "obligations": obligations}
+
+
+_DOCUMENTS = (
+    "structuredContent",
+    "content.*.text",
+    "content.*.resource.text",
+    "contents.*.text",
+    "messages.*.content.text",
+)
+"""Where a result holds documents of its own, from whose roots globs are meant (`redact_result`)."""
+
+
+def _response(call: Call, outcome: Outcome, settings: RecordingSettings) -> Payload | None:
+    """`{result}` or `{error}` as relayed, byte for byte unless something in it was erased."""
+    if not isinstance(outcome, Completed):
+        return None
+    member = "result" if outcome.result is not None else "error"
+    raw = outcome.result if outcome.result is not None else outcome.error
+    if raw is None:
+        return None
+    if not settings.results:
+        return _unkept("response", len(raw), [member])
+    erased: list[str] = []
+    if settings.redact:
+        globs = list(settings.redact)
+        for glob in settings.redact:
+            glob = glob.removeprefix("result.")
+            globs.extend([glob, *(f"{document}.{glob}" for document in _DOCUMENTS if not glob.startswith("**"))])
+        try:
+            value, gone = redact(_load(raw), globs)
+        except (ValueError, RecursionError):
+            return _unkept("response", len(raw), [member])
+        if gone:
+            raw = dump(value)
+            erased.extend(f"{member}.{path}" for path in gone)
+    return payload("response", b'{"%s":%s}' % (member.encode(), raw), erased, settings)
+
+
+def _exchange(call: Call, attempt: Attempt | None, settings: RecordingSettings) -> Payload | None:
+    """`{asks, notifications}`: what the tool server asked of the client and told it within the call, in order."""
+    if attempt is None or not (attempt.asks or attempt.notifications):
+        return None
+    content: Any = {"asks": attempt.asks, "notifications": attempt.notifications}
+    data = dump(content)
+    if not settings.results:
+        return _unkept("exchange", len(data), ["asks", "notifications"])
+    # what a server asks or tells may repeat what it was sent, at any depth
+    paths = settings.redact + _paths(call, "redact_arguments") + _paths(call, "redact_result")
+    clean = _Cleaner([path if path.startswith("**") else f"**.{path}" for path in paths], "result")
+    if paths:
+        try:
+            content = clean(_load(data), "")
+        except (ValueError, RecursionError):
+            return _unkept("exchange", len(data), ["asks", "notifications"])
+        if clean.erased:
+            data = dump(content)
+    return payload("exchange", data, [path.lstrip(".") for path in clean.erased], settings)
+
+
+def _unkept(role: Role, size: int, erased: Sequence[str]) -> Payload:
+    """A payload of which nothing is kept: not even a hash, by which a short one could be guessed."""
+    commitment = dump({"sha256": None, "size": size, "kept": "none", "erased": erased})
+    return Payload(role=role, salt=b"", data=None, commitment=commitment)
+
+
+def _tool(server: str, name: str, target: str) -> str:
+    return f"{server}/{name}" if server else target
+
+
+def _outcome(outcome: Outcome) -> tuple[str, str | None, dict[str, Any]]:
+    """The word for lists, the code, and the record's field."""
+    match outcome:
+        case Completed():
+            error = outcome.result is None or _is_error(outcome.result)
+            return (
+                "error" if error else "completed",
+                None,
+                {
+                    "kind": "completed",
+                    "source": outcome.source,
+                    "is_error": error,
+                    "changed": outcome.received is not None,
+                },
+            )
+        case Refused():
+            return (
+                "refused",
+                outcome.code,
+                {
+                    "kind": "refused",
+                    "stage": outcome.stage,
+                    "code": outcome.code,
+                    "message": outcome.message,
+                    "retry_after_seconds": outcome.retry_after_seconds,
+                    "policy": outcome.policy,
+                    "rule": outcome.rule,
+                    "decision_id": outcome.decision_id,
+                },
+            )
+        case Held():
+            return (
+                "held",
+                "hold.pending",
+                {
+                    "kind": "held",
+                    "hold_id": outcome.hold_id,
+                    "expires_at": outcome.expires_at,
+                    "message": outcome.message,
+                    "decision_id": outcome.decision_id,
+                },
+            )
+        case Failed():
+            return (
+                "failed",
+                outcome.code,
+                {
+                    "kind": "failed",
+                    "code": outcome.code,
+                    "message": outcome.message,
+                    "in_doubt": outcome.in_doubt,
+                    "retry_after_seconds": outcome.retry_after_seconds,
+                },
+            )
+        case _:
+            assert_never(outcome)
+
+
+def _attempt(attempt: Attempt | None) -> dict[str, Any] | None:
+    if attempt is None:
+        return None
+    return {
+        "sent": attempt.sent,
+        "tries": attempt.tries,
+        "asks": len(attempt.asks),
+        "notifications": len(attempt.notifications),
+    }
+
+
+def _is_error(result: bytes) -> bool:
+    """`isError` of a tool's result; parsed only where the bytes make it likely."""
+    if _IS_ERROR.search(result) is None:
+        return False
+    try:
+        value = orjson.loads(result)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("isError") is True
+
+
+def _paths(call: Call, obligation: str) -> tuple[str, ...]:
+    if not call.obligations:
+        return ()
+    return tuple(path for each in call.obligations if each.id == obligation for path in each.paths)
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """Whether a question's member is what the request has; a request without arguments is asked about with `{}`."""
+    return left is right or _same(left, right) or (left == {} and right is None)
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Equal as JSON: to Python 1, 1.0 and True are the same."""
+    return left is right or (type(left) is type(right) and dump(left) == dump(right))
+
+
+def _body(
+    command: bytes, trail: bytes, response: Payload | None, exchange: Payload | None, rest: Mapping[str, Any]
+) -> bytes:
+    """The body of a call's record, of parts that are JSON already and the rest."""
+    return b'{"command":%s,"trail":%s,"response":%s,"exchange":%s,%s' % (
+        command,
+        trail,
+        b"null" if response is None else response.commitment,
+        b"null" if exchange is None else exchange.commitment,
+        dump(rest)[1:],
+    )
+
+
+def _load(data: bytes) -> Any:
+    """Parsed JSON; integers of any size stay exact."""
+    return json.loads(data) if _BIG_INTEGER.search(data) else orjson.loads(data)
+
+
+def _plain(value: Any) -> Any:
+    """What orjson cannot write by itself."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)
+
+
+def _exact(value: Any) -> Any:
+    """A value with string keys, for the standard library's json."""
+    if isinstance(value, Mapping):
+        return {str(key): _exact(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_exact(member) for member in value]
+    return value
