@@ -45,7 +45,7 @@ test_writing_waits_for_a_person if {
 	every role in ["local", "reader"] {
 		answer := decide([role], "tools/call", "write")
 		answer.allow
-		[code | some {"code": code} in answer.hold] == ["write"]
+		{reason.code | some reason in answer.hold} == {"write"}
 	}
 }
 
