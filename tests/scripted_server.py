@@ -65,7 +65,7 @@ By hand: ``python -m tests.scripted_server --script FILE --ledger FILE (--stdio 
 
 In ``result``, ``text``, ``error``, ``answer``, ``params`` and ``notify`` the strings ``"$arguments"``, ``"$meta"``,
 ``"$answers"``, ``"$headers"``, ``"$id"``, ``"$pid"``, ``"$count"`` (how many times this request came) and ``"$params"``
-stand for those values.
+stand for those values, and ``"$arguments.name"`` for a part of one.
 
 **Ledger events**: ``started`` (pid, argv, environment names, working directory), ``listening`` (port), ``received``
 (method, name, id, params, era, headers, session, count, key), ``notified``, ``effect``, ``gate``, ``asked``, ``answered``
@@ -535,10 +535,10 @@ class ScriptedServer:
                 token = step.get("token", request.meta.get("progressToken"))
                 if token is not None:
                     params: Json = {"progressToken": token, "progress": progress}
-                    params.update((k, step[k]) for k in ("total", "message") if k in step)
+                    params.update((k, request.fill(step[k])) for k in ("total", "message") if k in step)
                     await channel.send(_notification("notifications/progress", params))
             case {"log": data}:
-                params = {"level": step.get("level", "info"), "data": data}
+                params = {"level": step.get("level", "info"), "data": request.fill(data)}
                 if "logger" in step:
                     params["logger"] = step["logger"]
                 await channel.send(_notification("notifications/message", params))
@@ -728,6 +728,11 @@ class Request:
         match value:
             case str() if value in variables:
                 return variables[value]()
+            case str() if (head := value.partition(".")[0]) in variables and "." in value:
+                found = variables[head]()
+                for key in value.split(".")[1:]:
+                    found = found[key] if isinstance(found, dict) and key in found else None
+                return found
             case dict():
                 return {k: self.fill(v) for k, v in value.items()}
             case list():
