@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
+from itertools import pairwise
+from typing import Final
 
 from gateway.rego.builtins import operands
-from gateway.rego.builtins.registry import BuiltinContext, builtin, element_error, operand_error
+from gateway.rego.builtins.golang.fmt import format_float
+from gateway.rego.builtins.registry import BuiltinContext, UnsupportedError, builtin, element_error, operand_error
 from gateway.rego.numeric import from_fraction, round_to_precision, to_fraction
-from gateway.rego.values import UNDEFINED, RegoSet, Value, compare, sort_values, to_int
+from gateway.rego.values import (
+    UNDEFINED,
+    NumberText,
+    RegoSet,
+    Value,
+    compare,
+    number_from_text,
+    number_text,
+    sort_values,
+    to_int,
+    to_rego,
+)
+
+_STABLE: Final = 12
+"""Elements up to which Go's `slices.SortFunc` is an insertion sort."""
 
 
 @builtin("count")
@@ -43,12 +61,22 @@ def product(ctx: BuiltinContext, values: Value) -> Value:
             operands.charge_bits(ctx, result.bit_length() + factor.bit_length())
             result *= factor
         return result
-    total = Fraction(1)
+    # Products are the one place where OPA computes with the 53 bits of a float64, and keeps the sign of a zero.
+    total, negative = Fraction(1), False
     for item in items:
         if not operands.is_number(item):
             raise element_error(1, values, item, "number")
-        total = round_to_precision(total * to_fraction(item))
-    return from_fraction(total)
+        factor = to_fraction(item)
+        negative ^= factor < 0 or number_text(item).startswith("-")
+        total = round_to_precision(total * factor, 53)
+    if not total:
+        return NumberText("-0") if negative else 0
+    if not Fraction(sys.float_info.min) <= abs(total) <= Fraction(sys.float_info.max):
+        raise UnsupportedError("the product is beyond the numbers that are computed")
+    as_float = float(total)
+    if total.denominator == 1:
+        return number_from_text(format_float(as_float, "f"))
+    return number_from_text(format_float(as_float, "g"))
 
 
 def _integers(items: list[Value]) -> list[int] | None:
@@ -100,7 +128,15 @@ def min_(ctx: BuiltinContext, values: Value) -> Value:
 def sort(ctx: BuiltinContext, values: Value) -> Value:
     items = operands.elements(values, 1)
     ctx.charge(len(items) // 4)
-    return list(items) if type(values) is RegoSet else sort_values(items)
+    if type(values) is RegoSet:
+        return list(items)
+    ordered = sort_values(items)
+    if len(items) > _STABLE and not {type(item) for item in items} <= {int, str, bool, type(None)}:
+        # Go's sort puts short arrays in a stable order. Beyond that 1 and 1.0, which are equal, may change places.
+        for first, second in pairwise(ordered):
+            if compare(first, second) == 0 and to_rego(first) != to_rego(second):
+                raise UnsupportedError("equal numbers that are written differently have no order")
+    return ordered
 
 
 @builtin("all")

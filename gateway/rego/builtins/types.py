@@ -83,6 +83,8 @@ def _parsed(text: str) -> Value:
         raise operand_error(1, text, "valid number string")
     if _GO_HEXADECIMAL.fullmatch(text):
         raise UnsupportedError("hexadecimal floating-point numbers are not read")
+    if "_" in text:
+        raise UnsupportedError("digits separated by underscores are not read")
     if not _GO_DECIMAL.fullmatch(text):
         raise BuiltinError(f"strconv.ParseFloat: parsing {unicode.quote(text)}: invalid syntax")
     if not math.isfinite(float(text)):

@@ -57,7 +57,7 @@ class _Compiler:
             if char == "\\":
                 if self.at + 1 >= end:
                     self.at = end
-                    raise self.error("trailing backslash")
+                    raise self.error("unexpected end of input" if breakers == "]" else "trailing backslash")
                 out.append(pattern[self.at + 1])
                 self.at += 2
                 continue

@@ -530,8 +530,8 @@ class _Parser:
             if char == ":" and value[at] != ":":
                 raise _Bad
         text, self.value = value[:size], value[size:]
-        pieces = text[1:].replace(":", "") if ":" in shape else text[1:]
-        fields = [pieces[at : at + 2] for at in range(0, 6, 2) if at < len(pieces)]
+        step = 3 if ":" in shape else 2
+        fields = [text[at : at + 2] for at in range(1, size, step)]
         bad = False
         numbers = [0, 0, 0]
         for at, field in enumerate(fields):
@@ -574,7 +574,8 @@ class _Parser:
             offset = 0
             if len(self.zone) > 3 and self.zone.startswith("GMT"):
                 offset = int(self.zone[3:]) * 3600
-            return Time(time.ns - offset * NANOSECONDS, zones.fixed(self.zone, offset))
+            # The offset is how Go prints the time again; it does not move the instant.
+            return Time(time.ns, zones.fixed(self.zone, offset))
         return time
 
     def from_year_day(self) -> None:
