@@ -1,6 +1,7 @@
 """`init`, `serve`, `stdio`, `check`: from nothing to a running gateway."""
 
 import os
+from pathlib import Path
 
 import click
 
@@ -71,3 +72,49 @@ def check(as_json: bool) -> None:
     for warning in configuration.warnings:
         frame.say(f"warning: {warning}")
     click.echo(f"{configuration.file}: {len(configuration.servers)} servers, sha256 {configuration.sha256[:12]}")
+
+
+@frame.command()
+@click.option(
+    "--from", "source", metavar="SOURCE", help="Take over the servers of a client: claude-desktop, …, or a file."
+)
+@click.option("--operator", metavar="NAME", help="Who may decide. Default: your user name.")
+@frame.json_option
+def init(source: str | None, operator: str | None, as_json: bool) -> None:
+    """Write a servers.toml and policies to begin with, and make an operator's key (shown once)."""
+    from gateway.clients import starting
+    from gateway.clients.importing import write_atomically
+    from gateway.config import FILE_NAME, loads
+
+    path = Path(frame.state().config or os.environ.get("GATEWAY_CONFIG") or FILE_NAME)
+    beginning = starting.prepare(path.absolute(), operator)
+    written = starting.write_policies(beginning.policies)
+    if source is not None:
+        from gateway.cli.clients import report, take_over
+
+        found = take_over(source, None, path, head=beginning.text)
+        if not as_json:
+            report(found, path, dry_run=False, as_json=False)
+        servers = [server.draft.name for server in found.servers]
+    else:
+        text = beginning.text + starting.example()
+        loads(text, beginning.file)
+        write_atomically(beginning.file, text, mode=None)
+        servers = []
+    if as_json:
+        frame.print_json(
+            {
+                "file": os.fspath(beginning.file),
+                "policies": [os.fspath(file) for file in written],
+                "servers": servers,
+                "operator": beginning.operator,
+                "operator_key": beginning.operator_key,
+            }
+        )
+        return
+    click.echo(f"written: {path} and {len(written)} files in {beginning.policies}")
+    click.echo(f"operator {beginning.operator}, key (shown once, keep it): {beginning.operator_key}")
+    if not servers:
+        frame.say("next: add a tool server to it, or `gateway import CLIENT`; then `gateway check`")
+    else:
+        frame.say("next: `gateway check`, then `gateway install CLIENT`")
