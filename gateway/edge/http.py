@@ -312,36 +312,29 @@ class McpApp:
         await self._modern(asked, headers, repeated, principal, streams, receive, send)
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> bytes | None:
-        """The request's body; None where the request has been answered, or its client has gone."""
+        """The request's body; None where the request has been answered, or its client has gone.
+
+        How long it may take is the listener's to watch (`gateway.edge.listener`).
+        """
         limit = self.settings.max_request_bytes
         declared = headers.get(b"content-length")
         if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
             await self._too_large(send)
             return None
-        part = await self._receive(receive)
-        if part is not None and part["type"] == "http.request" and not part.get("more_body"):
+        part = await receive()
+        if part["type"] == "http.request" and not part.get("more_body"):
             whole: bytes = part.get("body", b"")
             if len(whole) <= limit:
                 return whole
         chunks = bytearray()
-        with anyio.move_on_after(self.settings.body_seconds) as late:
-            while part is not None and part["type"] == "http.request":
-                chunks += part.get("body", b"")
-                if len(chunks) > limit:
-                    await self._too_large(send)
-                    return None
-                if not part.get("more_body"):
-                    return bytes(chunks)
-                part = await receive()
-        if late.cancelled_caught or part is None:
-            closing = [(b"connection", b"close")]
-            await refuse(send, 408, f"The body did not come within {self.settings.body_seconds:g} s", extra=closing)
-        return None
-
-    async def _receive(self, receive: Receive) -> dict[str, Any] | None:
-        """The first part of a body; None: it did not come in time. uvicorn has it before it calls us, mostly."""
-        with anyio.move_on_after(self.settings.body_seconds):
-            return await receive()
+        while part["type"] == "http.request":
+            chunks += part.get("body", b"")
+            if len(chunks) > limit:
+                await self._too_large(send)
+                return None
+            if not part.get("more_body"):
+                return bytes(chunks)
+            part = await receive()
         return None
 
     async def _too_large(self, send: Send) -> None:

@@ -8,6 +8,7 @@ A session is also the gateway's way to its client outside any call: changes of l
 Whoever puts something there never waits.
 """
 
+import asyncio
 import hashlib
 import logging
 import secrets
@@ -264,7 +265,7 @@ class Sessions:
         session = self._legacy.get(session_id)
         if session is None or session.principal.id != principal.id or session.ended:
             return None
-        session.used_at = anyio.current_time()
+        session.used_at = asyncio.get_running_loop().time()
         return session
 
     # --- 2026-07-28 ---
@@ -281,7 +282,7 @@ class Sessions:
                 hashlib.sha256(f"{principal.id}\0{named}".encode()).hexdigest()[:32] if named is not None else new_id()
             )
             session = self._modern[key] = self._new(identifier, principal, client, modern=True, put=None)
-        session.used_at = anyio.current_time()
+        session.used_at = asyncio.get_running_loop().time()
         return session
 
     # --- the end ---
@@ -312,7 +313,7 @@ class Sessions:
 
     def end_idle(self) -> None:
         """End the sessions that have had nothing open for `session_idle_seconds`."""
-        before = anyio.current_time() - self._settings.session_idle_seconds
+        before = asyncio.get_running_loop().time() - self._settings.session_idle_seconds
         for session in (*self._legacy.values(), *self._modern.values()):
             if not session.active and session.used_at <= before:
                 self.end(session, "idle")
@@ -360,7 +361,7 @@ class Sessions:
             client=client,
             modern=modern,
             put=put,
-            now=anyio.current_time(),
+            now=asyncio.get_running_loop().time(),
         )
         self._count[principal.id] = self._count.get(principal.id, 0) + 1
         self._gateway.open_session(session_id, session)

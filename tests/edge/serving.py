@@ -1,21 +1,22 @@
 """A real small gateway for the edges' tests: directory, engine, resolve and validate are the product's, the tool server is
 a script. It is served by uvicorn on a free port, or over a pair of in-memory message streams."""
 
-import socket
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import anyio
 import httpx2
 import orjson
-import uvicorn
 
 from gateway.adapters.system import EventFanout, SystemClock
 from gateway.control import AgentKey, Gateway
 from gateway.directory import PolicyDirectory
 from gateway.edge.http import McpApp, application, mcp_app
+from gateway.edge.listener import bound, serve_http
 from gateway.edge.protocol import CAPABILITIES_KEY, CLIENT_KEY, VERSION_KEY
 from gateway.edge.settings import EdgeSettings
 from gateway.edge.stdio import serve_connection
@@ -136,7 +137,6 @@ def with_capabilities(snapshot: Snapshot, capabilities: Mapping[str, Any]) -> Sn
 
 def agent(name: str, key: str, **changes: Any) -> AgentKey:
     """An agent with this key."""
-    import hashlib
 
     return AgentKey(key_sha256=hashlib.sha256(key.encode()).digest(), principal=Principal(id=name, **changes))
 
@@ -221,21 +221,16 @@ def modern_request(
 @asynccontextmanager
 async def served(made: World, **settings: Any) -> AsyncIterator[Served]:
     """The gateway behind uvicorn on a free port of the loopback interface."""
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
+    listening = bound("127.0.0.1", 0)
     port = listening.getsockname()[1]
     mcp = mcp_app(made.gateway, EdgeSettings(**settings))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(mcp), http="httptools", lifespan="off", log_level="warning", timeout_graceful_shutdown=1
-        )
-    )
-    async with mcp.running(), anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: server.serve(sockets=[listening]))
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(partial(serve_http, mcp, application(mcp), listening, stop=stop, drain_seconds=1))
         limits = httpx2.Limits(max_connections=400)
         async with httpx2.AsyncClient(timeout=10, limits=limits, trust_env=False) as client:
             yield Served(url=f"http://127.0.0.1:{port}/mcp", mcp=mcp, client=client)
-        server.should_exit = True
+        stop.set()
 
 
 def events_of(text: str) -> list[dict[str, Any]]:
