@@ -266,6 +266,8 @@ def _redact_text(
         return text
     try:
         document = parse_exactly(text)
+    except Unredactable:
+        raise
     except ValueError:
         return text
     if embedded == 0:
@@ -296,16 +298,24 @@ def parse_exactly(text: str | bytes) -> Any:
     """JSON text as a value in which integers of any size are exact.
 
     Raises:
-        ValueError: it is no JSON by RFC 8259 (`NaN` is none), or nested too deeply.
+        Unredactable: a key is there twice (readers differ in which they take), or it is nested too deeply.
+        ValueError: it is no JSON by RFC 8259 (`NaN` is none).
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise Unredactable("it is nested too deeply") from None
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise Unredactable("a key is there twice in one object")
+    return document
 
 
 # --- results ------------------------------------------------------------------------------------------------------
