@@ -73,8 +73,6 @@ CLOSE_SECONDS: Final = 10.0
 _TAIL_RECORDS: Final = 1000
 """How many of the newest records are checked at every start."""
 
-_ROLES: Final = ("request", "response", "exchange")
-
 _PERSISTENT = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 )
@@ -99,6 +97,10 @@ class JournalStatus:
     """Why the last commit failed; empty while all is well."""
     seq: int
     """Of the newest record."""
+
+
+_HOPELESS = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+"""Faults of the entry: it would meet them again."""
 
 
 class _Entry:
@@ -366,7 +368,7 @@ class SqlJournal:
                 continue
             if not isinstance(problem, WriteConflict):
                 fault = f"{type(problem).__name__}: {problem}"
-                if entry.survives:
+                if entry.survives and not isinstance(problem, _HOPELESS):
                     entry.future = None
                     self._unwritten.append(entry)
                 problem = JournalUnavailable(f"the store cannot be written: {problem}")
@@ -636,7 +638,7 @@ def _payload_columns(payloads: Sequence[Payload]) -> list[Any]:
     columns: list[Any] = [None] * 9
     for payload in payloads:
         if payload.salt:
-            place = _ROLES.index(payload.role) * 3
+            place = records.ROLES.index(payload.role) * 3
             columns[place : place + 3] = payload.columns()
     return columns
 

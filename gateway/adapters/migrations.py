@@ -34,7 +34,7 @@ STEPS: tuple[str, ...] = (
     -- made from the chain, for lists
     CREATE TABLE calls (
         seq INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
+        id TEXT NOT NULL,
         at REAL NOT NULL,
         agent TEXT NOT NULL,
         session_id TEXT NOT NULL,
@@ -48,6 +48,7 @@ STEPS: tuple[str, ...] = (
         elapsed_us INTEGER,
         recovered INTEGER NOT NULL
     );
+    CREATE INDEX calls_by_id ON calls (id);
     CREATE INDEX calls_by_session ON calls (session_id, seq);
     CREATE INDEX calls_by_agent ON calls (agent, seq);
     CREATE INDEX calls_by_tool ON calls (tool, seq);

@@ -27,6 +27,8 @@ Kept = Literal["whole", "hash", "none"]
 
 Role = Literal["request", "response", "exchange"]
 
+ROLES: Final[tuple[Role, ...]] = ("request", "response", "exchange")
+
 COMPRESS_BYTES: Final = 16_384
 """Payloads from this size on are stored compressed."""
 
@@ -413,7 +415,7 @@ def _response(call: Call, outcome: Outcome, settings: RecordingSettings) -> Payl
             glob = glob.removeprefix("result.")
             globs.extend([glob, *(f"{document}.{glob}" for document in _DOCUMENTS if not glob.startswith("**"))])
         try:
-            value, gone = redact(_load(raw), globs)
+            value, gone = redact(load(raw), globs)
         except (ValueError, RecursionError):
             return _unkept("response", len(raw), [member])
         if gone:
@@ -435,7 +437,7 @@ def _exchange(call: Call, attempt: Attempt | None, settings: RecordingSettings) 
     clean = _Cleaner([path if path.startswith("**") else f"**.{path}" for path in paths], "result")
     if paths:
         try:
-            content = clean(_load(data), "")
+            content = clean(load(data), "")
         except (ValueError, RecursionError):
             return _unkept("exchange", len(data), ["asks", "notifications"])
         if clean.erased:
@@ -562,7 +564,7 @@ def _body(
     )
 
 
-def _load(data: bytes) -> Any:
+def load(data: bytes) -> Any:
     """Parsed JSON; integers of any size stay exact."""
     return json.loads(data) if _BIG_INTEGER.search(data) else orjson.loads(data)
 

@@ -55,33 +55,33 @@ async def connect(path: Path | None, *, query_only: bool = False) -> AsyncIterat
     """
     if path is not None and not query_only:
         create_private(path)
-    connection = Connection(functools.partial(_open, path, query_only), 64)
+    opened = functools.partial(
+        sqlite3.connect,
+        ":memory:" if path is None else path,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection = Connection(opened, 64)
     await connection
     try:
+        await connection.run(_prepare, connection.raw, query_only)
         yield connection
     finally:
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             await connection.close()
 
 
-def _open(path: Path | None, query_only: bool) -> sqlite3.Connection:
-    raw = sqlite3.connect(
-        ":memory:" if path is None else path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    try:
-        if query_only:
-            raw.execute("PRAGMA query_only=1")
-            raw.execute("PRAGMA wal_autocheckpoint=0")
-        else:
-            raw.execute("PRAGMA journal_mode=WAL")
-            raw.execute("PRAGMA foreign_keys=ON")
-            raw.execute("PRAGMA cache_size=-16384")
-            raw.execute("PRAGMA wal_autocheckpoint=4000")
-            raw.execute("PRAGMA journal_size_limit=67108864")
-    except sqlite3.Error:
-        raw.close()
-        raise
-    return raw
+def _prepare(raw: sqlite3.Connection, query_only: bool) -> None:
+    if query_only:
+        raw.execute("PRAGMA query_only=1")
+        raw.execute("PRAGMA wal_autocheckpoint=0")
+    else:
+        raw.execute("PRAGMA journal_mode=WAL")
+        raw.execute("PRAGMA foreign_keys=ON")
+        raw.execute("PRAGMA cache_size=-16384")
+        raw.execute("PRAGMA wal_autocheckpoint=4000")
+        raw.execute("PRAGMA journal_size_limit=67108864")
 
 
 def create_private(path: Path) -> None:

@@ -99,7 +99,8 @@ class CallSummary:
     outcome: str
     code: str | None
     executed: str
-    elapsed_us: int
+    elapsed_us: int | None
+    """None where the gateway was killed during the call."""
     recovered: bool
     """Written at a start, for a call that a killed process left behind."""
 

@@ -1,0 +1,408 @@
+"""What readers ask of the SQL store: plain functions over a connection that cannot write.
+
+A command opens the store by `sqlite.read_only`; the gateway itself runs these beside its writer (`SqlJournal.read`). Lists are
+read by keyset (`before` or `after` a `seq`), so that the millionth page costs what the first does.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.adapters import records
+from gateway.model.recording import (
+    FIRST_PREV,
+    RECORD_VERSION,
+    CallFilter,
+    CallSummary,
+    OpenCall,
+    Record,
+    SessionSummary,
+)
+
+_CALL = "seq, id, at, agent, session_id, client, method, tool, risk, outcome, code, executed, elapsed_us, recovered"
+_SESSION = "id, agent, client, first_at, last_at, calls, completed, errors, refused, held, failed, in_doubt"
+_PAYLOAD = ", ".join(f"{role}_salt, {role}_encoding, {role}" for role in records.ROLES)
+
+PAGE = 1000
+"""Records read at once where all are read: between two pages the store may be checkpointed."""
+
+
+# --- lists -------------------------------------------------------------------------------------------------------
+
+
+def list_calls(
+    raw: sqlite3.Connection,
+    filter: CallFilter,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+) -> list[CallSummary]:
+    """Calls that meet the filter: the newest first, or with `after` the oldest first."""
+    conditions, parameters = _conditions(filter)
+    if before is not None:
+        conditions.append("seq < ?")
+        parameters.append(before)
+    if after is not None:
+        conditions.append("seq > ?")
+        parameters.append(after)
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    order = "ASC" if after is not None else "DESC"
+    rows = raw.execute(f"SELECT {_CALL} FROM calls{where} ORDER BY seq {order} LIMIT ?", [*parameters, limit])
+    return [_call(row) for row in rows]
+
+
+def list_sessions(
+    raw: sqlite3.Connection, *, agent: str | None = None, before: str | None = None, limit: int = 50
+) -> list[SessionSummary]:
+    """Sessions, the newest first; `before` is the id of the last one of the page before."""
+    conditions: list[str] = []
+    parameters: list[Any] = []
+    if agent is not None:
+        conditions.append(_glob("agent", agent))
+        parameters.append(agent)
+    if before is not None:
+        conditions.append("number < (SELECT number FROM sessions WHERE id = ?)")
+        parameters.append(before)
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    rows = raw.execute(f"SELECT {_SESSION} FROM sessions{where} ORDER BY number DESC LIMIT ?", [*parameters, limit])
+    return [_session(row) for row in rows]
+
+
+def open_calls(raw: sqlite3.Connection) -> list[OpenCall]:
+    """Calls whose begin is durable and whose outcome is not, the oldest first."""
+    rows = raw.execute("SELECT call_id, at, command FROM begins ORDER BY number")
+    return [OpenCall(id=id, at=at, command=orjson.loads(command)) for id, at, command in rows]
+
+
+# --- one of them -------------------------------------------------------------------------------------------------
+
+
+class Ambiguous(ValueError):
+    """Several ids begin like this; the text names the first."""
+
+
+def find_call(raw: sqlite3.Connection, id: str) -> Record | None:
+    """The record of a call, by its id or the beginning of it.
+
+    Raises:
+        Ambiguous: several calls' ids begin so.
+    """
+    found = _by_beginning(raw, "calls", "seq", id)
+    return None if found is None else record(raw, found)
+
+
+def find_session(raw: sqlite3.Connection, id: str) -> SessionSummary | None:
+    """A session, by its id or the beginning of it. Raises as `find_call`."""
+    found = _by_beginning(raw, "sessions", "number", id)
+    if found is None:
+        return None
+    return _session(raw.execute(f"SELECT {_SESSION} FROM sessions WHERE number = ?", (found,)).fetchone())
+
+
+def record(raw: sqlite3.Connection, seq: int) -> Record | None:
+    """The record at a place of the chain, with its payloads."""
+    for found in read_records(raw, after=seq - 1, limit=1):
+        return found if found.seq == seq else None
+    return None
+
+
+def snapshot(raw: sqlite3.Connection, sha256: str) -> bytes | None:
+    """A stored snapshot's bytes."""
+    row = raw.execute("SELECT encoding, data FROM snapshots WHERE sha256 = ?", (sha256,)).fetchone()
+    return None if row is None else records.stored(*row)
+
+
+# --- the chain ---------------------------------------------------------------------------------------------------
+
+
+def head(raw: sqlite3.Connection) -> int:
+    """The newest record's `seq`; 0 where there is none."""
+    return int(raw.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
+
+
+def read_records(
+    raw: sqlite3.Connection,
+    *,
+    filter: CallFilter | None = None,
+    types: Sequence[str] | None = None,
+    after: int = 0,
+    limit: int | None = None,
+) -> Iterator[Record]:
+    """Records in the order of the chain, with payloads.
+
+    Args:
+        filter: calls alone, and only those that meet it.
+        types: only these record types.
+    """
+    conditions, parameters = _conditions(filter) if filter is not None else ([], [])
+    source = "calls JOIN records USING (seq)" if filter is not None else "records"
+    if types is not None:
+        conditions.append(f"type IN ({', '.join('?' * len(types))})")
+        parameters.extend(types)
+    where = " AND ".join(["seq > ?", *conditions])
+    while limit is None or limit > 0:
+        page = PAGE if limit is None else min(PAGE, limit)
+        rows = raw.execute(
+            f"SELECT seq, data, {_PAYLOAD} FROM {source} LEFT JOIN payloads USING (seq) WHERE {where} ORDER BY seq LIMIT ?",
+            [after, *parameters, page],
+        ).fetchall()
+        for seq, data, *columns in rows:
+            yield _record(seq, data, columns)
+        if len(rows) < page:
+            return
+        after = rows[-1][0]
+        limit = None if limit is None else limit - len(rows)
+
+
+def export_lines(raw: sqlite3.Connection, filter: CallFilter | None = None) -> Iterator[bytes]:
+    """The store as JSON Lines: each record's exact bytes, then its payloads (`{"payload": ...}`), and the snapshots.
+
+    A record line stays what was hashed, so that the export verifies by itself; where a filter leaves records out, each line
+    still shows that it is whole, but no longer that none is missing.
+    """
+    for sha256, kind, encoding, data in raw.execute("SELECT sha256, kind, encoding, data FROM snapshots ORDER BY at"):
+        content = records.stored(encoding, data).decode("utf-8", "replace")
+        yield records.dump({"snapshot": {"sha256": sha256, "kind": kind, "content": content}})
+    for found in read_records(raw, filter=filter):
+        yield found.data
+        row = raw.execute(f"SELECT {_PAYLOAD} FROM payloads WHERE seq = ?", (found.seq,)).fetchone()
+        for role, salt, exact in _payloads(row or ()):
+            text = exact.decode("utf-8", "replace")
+            yield records.dump({"payload": {"seq": found.seq, "role": role, "salt": salt.hex(), "data": text}})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """The first thing that does not fit."""
+
+    seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What checking a chain found."""
+
+    writer: str
+    first_seq: int
+    """Greater than 1 where older records were dropped."""
+    last_seq: int
+    head: str
+    """SHA-256 of the newest record, in hex."""
+    records: int
+    payloads: int
+    """Payloads whose bytes were compared with their record."""
+    erased: int
+    """Payloads that a record names and that are not there any more."""
+    fault: Fault | None
+
+
+def verify(raw: sqlite3.Connection, *, payloads: bool = True) -> Verification:
+    """Check the whole chain, and that every payload is what its record says. Stops at the first fault."""
+    chain = ChainVerifier(payloads=payloads)
+    after = 0
+    columns = f", {_PAYLOAD}" if payloads else ""
+    join = " LEFT JOIN payloads USING (seq)" if payloads else ""
+    while True:
+        rows = raw.execute(
+            f"SELECT seq, data{columns} FROM records{join} WHERE seq > ? ORDER BY seq LIMIT ?", (after, PAGE)
+        ).fetchall()
+        for seq, data, *stored in rows:
+            if not chain.add(data, seq):
+                return chain.result()
+            for role, salt, content in _payloads(stored):
+                if not chain.payload(role, salt, content):
+                    return chain.result()
+        if len(rows) < PAGE:
+            return chain.result()
+        after = rows[-1][0]
+
+
+class ChainVerifier:
+    """Checks records one after another, as they stand in the chain.
+
+    Args:
+        payloads: they are given too; one that a record names and that is not given counts as erased.
+    """
+
+    def __init__(self, *, payloads: bool = True) -> None:
+        self._counted = payloads
+        self._writer = ""
+        self._first = self._last = 0
+        self._prev = FIRST_PREV
+        self._records = self._payloads = self._erased = 0
+        self._body: Any = None
+        self._unseen: set[str] = set()
+        self._fault: Fault | None = None
+
+    def add(self, data: bytes, seq: int | None = None) -> bool:
+        """The next record. False where it does not fit (`result` says why)."""
+        self._erased += len(self._unseen)
+        expected = self._last + 1
+        try:
+            fields = orjson.loads(data)
+            version, own, prev, writer = fields["version"], fields["seq"], fields["prev"], fields["writer"]
+            self._body = fields["body"]
+        except (ValueError, KeyError, TypeError):
+            return self._fail(seq or expected, "it is no record")
+        if not isinstance(version, int) or version > RECORD_VERSION:
+            return self._fail(seq or expected, f"its version {version} is newer than this gateway knows")
+        if self._records == 0:
+            self._first, self._writer = own, writer
+            if own == 1 and prev != FIRST_PREV:
+                return self._fail(own, "it is the first and names one before it")
+        else:
+            if writer != self._writer:
+                return self._fail(own, f"it was written by {writer}, the chain is {self._writer}'s")
+            if own != expected:
+                return self._fail(expected, f"record {expected} is missing: {own} follows {self._last}")
+            if prev != self._prev:
+                return self._fail(own, f"it does not follow record {self._last}, which was changed or replaced")
+        if seq is not None and own != seq:
+            return self._fail(seq, f"it says that it is record {own}")
+        self._last, self._prev = own, records.digest(data)
+        self._records += 1
+        self._unseen = {
+            role
+            for role, commitment in self._commitments().items()
+            if self._counted and isinstance(commitment, dict) and commitment.get("kept") == "whole"
+        }
+        return True
+
+    def payload(self, role: str, salt: bytes, data: bytes) -> bool:
+        """A payload of the record that was added last. False where it is not what the record says."""
+        commitment = self._commitments().get(role)
+        if not isinstance(commitment, dict) or commitment.get("sha256") != records.digest(salt + data):
+            return self._fail(self._last, f"its {role} is not what the record says")
+        self._unseen.discard(role)
+        self._payloads += 1
+        return True
+
+    def result(self) -> Verification:
+        """What was found so far."""
+        return Verification(
+            writer=self._writer,
+            first_seq=self._first,
+            last_seq=self._last,
+            head=self._prev,
+            records=self._records,
+            payloads=self._payloads,
+            erased=self._erased + len(self._unseen),
+            fault=self._fault,
+        )
+
+    def _commitments(self) -> dict[str, Any]:
+        body = self._body
+        if not isinstance(body, dict) or not isinstance(body.get("command"), dict):
+            return {}
+        return {
+            "request": body["command"].get("request"),
+            "response": body.get("response"),
+            "exchange": body.get("exchange"),
+        }
+
+    def _fail(self, seq: int, reason: str) -> bool:
+        self._fault = Fault(seq=seq, reason=reason)
+        self._unseen = set()
+        return False
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def _conditions(filter: CallFilter) -> tuple[list[str], list[Any]]:
+    conditions: list[str] = []
+    parameters: list[Any] = []
+    for column, pattern in (("agent", filter.agent), ("tool", filter.tool), ("code", filter.code)):
+        if pattern is not None:
+            conditions.append(_glob(column, pattern))
+            parameters.append(pattern)
+    for condition, value in (
+        ("session_id = ?", filter.session),
+        ("outcome = ?", filter.outcome),
+        ("calls.at >= ?", filter.since),
+        ("calls.at < ?", filter.until),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            parameters.append(value)
+    return conditions, parameters
+
+
+def _glob(column: str, pattern: str) -> str:
+    return f"{column} {'GLOB' if any(character in pattern for character in '*?[') else '='} ?"
+
+
+def _by_beginning(raw: sqlite3.Connection, table: str, column: str, id: str) -> int | None:
+    """The row whose id is this, or the only one whose id begins so."""
+    rows = raw.execute(
+        f"SELECT {column}, id FROM {table} WHERE id >= ? AND id < ? ORDER BY id LIMIT 2", (id, id + "\U0010ffff")
+    ).fetchall()
+    if not rows:
+        return None
+    if len(rows) > 1 and rows[0][1] != id:
+        raise Ambiguous(f"several begin with {id}: {rows[0][1]}, {rows[1][1]}, …")
+    return int(rows[0][0])
+
+
+def _call(row: Sequence[Any]) -> CallSummary:
+    return CallSummary(
+        seq=row[0],
+        id=row[1],
+        at=row[2],
+        agent=row[3],
+        session_id=row[4],
+        client=row[5],
+        method=row[6],
+        tool=row[7],
+        risk=row[8],
+        outcome=row[9],
+        code=row[10],
+        executed=row[11],
+        elapsed_us=row[12],
+        recovered=bool(row[13]),
+    )
+
+
+def _session(row: Sequence[Any]) -> SessionSummary:
+    return SessionSummary(
+        id=row[0],
+        agent=row[1],
+        client=row[2],
+        first_at=row[3],
+        last_at=row[4],
+        calls=row[5],
+        completed=row[6],
+        errors=row[7],
+        refused=row[8],
+        held=row[9],
+        failed=row[10],
+        in_doubt=row[11],
+    )
+
+
+def _payloads(columns: Sequence[Any]) -> Iterator[tuple[str, bytes, bytes]]:
+    """Role, salt and exact bytes of each payload that is there, from the columns of its row."""
+    for place, role in enumerate(records.ROLES):
+        if columns and columns[place * 3 + 2] is not None:
+            salt, encoding, content = columns[place * 3 : place * 3 + 3]
+            yield role, salt, records.stored(encoding, content)
+
+
+def _record(seq: int, data: bytes, columns: Sequence[Any]) -> Record:
+    fields = orjson.loads(data)
+    payloads = {role: records.load(content) for role, _, content in _payloads(columns)}
+    return Record(
+        seq=seq,
+        sha256=records.digest(data),
+        data=data,
+        writer=fields["writer"],
+        type=fields["type"],
+        at=fields["at"],
+        body=fields["body"],
+        payloads=payloads,
+    )
