@@ -136,50 +136,50 @@ def canonical_line(event: CallEnded) -> dict[str, Any]:
 class LineWriter:
     """Writes lines from a thread of its own. `put` never blocks: a full queue loses the line, counted in `dropped`."""
 
+    GATHER_SECONDS = 0.02
+    """Lines of this time are written together: waking the thread for each would cost a call more than the line."""
+
     def __init__(self, stream: TextIO, size: int = 10_000) -> None:
         self._stream, self._size = stream, size
         self._queue: deque[Callable[[], str]] = deque()
-        self._ready = threading.Condition()
-        self._closing = False
-        self._reported = 0
+        self._some = threading.Event()
+        self._closing = threading.Event()
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="gateway-log", daemon=True)
         self._thread.start()
 
     def put(self, line: Callable[[], str]) -> None:
         """Hand over a line; it is made into text by the thread."""
-        with self._ready:
-            if len(self._queue) >= self._size:
-                self.dropped += 1
-                return
-            self._queue.append(line)
-            self._ready.notify()
+        if len(self._queue) >= self._size:
+            self.dropped += 1
+            return
+        self._queue.append(line)
+        if not self._some.is_set():
+            self._some.set()
 
     def close(self, seconds: float = 2.0) -> None:
         """Write what is queued, for at most so long."""
-        with self._ready:
-            self._closing = True
-            self._ready.notify()
+        self._closing.set()
+        self._some.set()
         self._thread.join(seconds)
 
     def _run(self) -> None:
+        reported = 0
         while True:
-            with self._ready:
-                while not self._queue and not self._closing:
-                    self._ready.wait()
-                lines = list(self._queue)
-                self._queue.clear()
-                lost, self._reported = self.dropped - self._reported, self.dropped
-                done = self._closing
+            self._some.wait()
+            done = self._closing.wait(self.GATHER_SECONDS)
+            self._some.clear()
+            lines = [self._queue.popleft() for _ in range(len(self._queue))]
             text = "".join(line() + "\n" for line in lines)
-            if lost:
+            if (lost := self.dropped - reported) > 0:
+                reported += lost
                 text += f'{{"level":"warning","logger":"gateway.telemetry","message":"{lost} log lines were lost"}}\n'
             try:
                 self._stream.write(text)
                 self._stream.flush()
             except (OSError, ValueError):
                 return  # stderr is gone: there is nobody left to tell
-            if done:
+            if done and not self._queue:
                 return
 
 
@@ -196,35 +196,34 @@ class LogHandler(logging.Handler):
             message = record.getMessage()
         except (TypeError, ValueError):
             message = str(record.msg)
-        fields: dict[str, Any] = {
-            "time": record.created,
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": message,
-        }
+        fields: dict[str, Any] = {}
         extra = getattr(record, "fields", None)
         if isinstance(extra, dict):
             fields.update(extra)
         if record.exc_info and record.exc_info[0] is not None:
             fields["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        self.writer.put(lambda: self._line(fields))
+        at, level, name = record.created, record.levelname.lower(), record.name
+        self.writer.put(lambda: self.line(at, level, name, message, fields))
 
-    def _line(self, fields: dict[str, Any]) -> str:
-        fields["time"] = (
-            datetime.fromtimestamp(fields["time"], UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        )
-        shown = self._registry.redact_value(fields)
-        assert isinstance(shown, dict)
+    def line(self, at: float, level: str, name: str, message: str, extra: Mapping[str, Any]) -> str:
+        """One line of text, without its end."""
+        clock = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+        shown: dict[str, Any] = {"time": f"{clock[:23]}Z", "level": level, "logger": name, "message": message, **extra}
+        text = orjson.dumps(shown, default=str, option=orjson.OPT_NON_STR_KEYS).decode("utf-8", "replace")
+        if self._registry.in_json(text):
+            redacted = self._registry.redact_value(shown)
+            assert isinstance(redacted, dict)
+            shown = redacted
+            text = orjson.dumps(shown, default=str, option=orjson.OPT_NON_STR_KEYS).decode("utf-8", "replace")
         if self._as_json:
-            return orjson.dumps(shown, default=str, option=orjson.OPT_NON_STR_KEYS).decode("utf-8", "replace")
+            return text
         rest = " ".join(
             f"{key}={value}"
             for key, value in shown.items()
             if key not in {"time", "level", "logger", "message", "exception", "stages_us"} and value not in ("", None)
         )
         trace = f"\n{shown['exception']}" if "exception" in shown else ""
-        clock = str(shown["time"])[11:23]
-        return f"{clock} {str(shown['level']).upper():7} {shown['message']}{'  ' + rest if rest else ''}{trace}"
+        return f"{clock[11:23]} {level.upper():7} {shown['message']}{'  ' + rest if rest else ''}{trace}"
 
     def close(self) -> None:
         self.writer.close()
@@ -258,17 +257,23 @@ def configure_logging(
 
 
 class CallLog:
-    """One canonical line for each call, and a line for what changes around calls."""
+    """One canonical line for each call, and a line for what changes around calls.
 
-    def __init__(self, log: logging.Logger | None = None) -> None:
-        self._log = log or logging.getLogger("gateway.calls")
+    Args:
+        handler: where calls' lines go, past the logging machinery, which costs more than the line.
+    """
+
+    def __init__(self, handler: LogHandler) -> None:
+        self._handler = handler
+        self._log = logging.getLogger("gateway.events")
 
     def receive(self, event: Event) -> None:
         """To be subscribed to events."""
         match event:
             case CallEnded():
-                if self._log.isEnabledFor(logging.INFO):
-                    self._log.info("call", extra={"fields": canonical_line(event)})
+                self._handler.writer.put(
+                    lambda: self._handler.line(event.at, "info", "gateway.calls", "call", canonical_line(event))
+                )
             case ServerChanged():
                 level = logging.WARNING if event.state == "unavailable" else logging.INFO
                 self._log.log(level, "server.changed", extra={"fields": _fields(event, "server", "state", "reason")})

@@ -4,6 +4,7 @@ A reference is resolved once, when the configuration is loaded. What comes out i
 and never the value, and is noted in a `SecretRegistry`, with which every sink (log lines, error texts, records) erases it.
 """
 
+import json
 import os
 import re
 import shlex
@@ -59,40 +60,51 @@ class SecretRegistry:
     Values are added and never removed: a secret of a former configuration is still a secret.
     """
 
-    SHORTEST = 4
-    """Shorter values are not looked for inside other text: erasing every `1` would destroy the text and hide nothing."""
+    SHORTEST = 6
+    """Shorter values, and numbers of fewer than ten digits, are not looked for inside other text: erasing every `8080`
+    would destroy the text and hide nothing."""
 
     def __init__(self) -> None:
         self._values: set[str] = set()
-        self._pattern: re.Pattern[str] | None = None
+        self._ordered: tuple[str, ...] = ()
+        """Longest first, so that a value that contains another one goes as a whole."""
+        self._escaped: tuple[str, ...] = ()
+        """As they stand in JSON text."""
 
     def add(self, value: str) -> None:
         """Take note of one value; a multi-line value also counts line by line (keys are printed that way)."""
         before = len(self._values)
         for part in {value, *value.splitlines()}:
-            if len(stripped := part.strip()) >= self.SHORTEST and stripped not in {"true", "false", "null", "none"}:
+            stripped = part.strip()
+            if len(stripped) >= self.SHORTEST and not (stripped.isdigit() and len(stripped) < 10):
                 self._values.add(stripped)
         if len(self._values) != before:
-            longest_first = sorted(self._values, key=lambda value: (-len(value), value))
-            self._pattern = re.compile("|".join(re.escape(value) for value in longest_first))
+            self._ordered = tuple(sorted(self._values, key=lambda value: (-len(value), value)))
+            escaped = {json.dumps(value, ensure_ascii=ascii)[1:-1] for value in self._values for ascii in (True, False)}
+            self._escaped = tuple(escaped)
 
     def redact(self, text: str) -> str:
         """`text` with every known value replaced by `***`."""
-        return text if self._pattern is None else self._pattern.sub(ERASED, text)
+        for value in self._ordered:
+            if value in text:
+                text = text.replace(value, ERASED)
+        return text
 
     def redact_value(self, value: object) -> object:
         """The same for every string inside a JSON-like value; everything else is returned as it is."""
-        if self._pattern is None:
-            return value
         match value:
             case str():
-                return self._pattern.sub(ERASED, value)
+                return self.redact(value)
             case dict():
                 return {self.redact_value(key): self.redact_value(item) for key, item in value.items()}
             case list() | tuple():
                 return [self.redact_value(item) for item in value]
             case _:
                 return value
+
+    def in_json(self, text: str) -> bool:
+        """Does a known value stand in this JSON text? Quick, so that the common line needs no more than this."""
+        return any(value in text for value in self._escaped)
 
     def __len__(self) -> int:
         return len(self._values)

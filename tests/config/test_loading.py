@@ -426,9 +426,9 @@ def test_what_was_resolved_is_erased_from_any_text(monkeypatch: pytest.MonkeyPat
 
 def test_short_and_everyday_values_are_not_erased() -> None:
     registry = SecretRegistry()
-    for value in ("1", "abc", "true"):
+    for value in ("1", "abc", "true", "8080", "123456"):
         registry.add(value)
-    assert registry.redact("1 abc true") == "1 abc true"
+    assert registry.redact("1 abc true 8080 123456") == "1 abc true 8080 123456"
 
 
 @pytest.mark.rule("config.weak-keys")

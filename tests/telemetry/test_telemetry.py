@@ -84,8 +84,8 @@ def lines() -> Iterator[tuple[logging.Logger, LogHandler, io.StringIO]]:
 def test_a_call_is_one_json_line_without_arguments_and_results(
     lines: tuple[logging.Logger, LogHandler, io.StringIO],
 ) -> None:
-    log, handler, stream = lines
-    CallLog(log).receive(ended())
+    _, handler, stream = lines
+    CallLog(handler).receive(ended())
     handler.close()
     (line,) = stream.getvalue().splitlines()
     said = json.loads(line)
