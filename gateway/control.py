@@ -7,17 +7,20 @@ here behind one object, `Gateway`. It holds no protocol knowledge: both eras' ed
 import hashlib
 import hmac
 import logging
-import os
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import anyio
 
 from gateway.model.call import LOCAL, Call, Client, Method, Principal, TargetType
 from gateway.model.events import SessionEnded
+from gateway.model.ids import new_id
 from gateway.model.snapshot import Snapshot, View
-from gateway.model.verdict import Outcome
+from gateway.model.verdict import Held, Outcome
 from gateway.ports import Caller, Clock, Directory, Events, SessionChannel
+
+__all__ = ["AgentKey", "Gateway", "new_id"]
 
 logger = logging.getLogger("gateway.control")
 
@@ -27,22 +30,10 @@ RESERVED = "gateway/"
 FROM_AGENTS = ("gateway/idempotency-key", "gateway/session", "gateway/why")
 """The keys under `gateway/` that an agent may send; they are read, and not forwarded."""
 
+PROGRESS_SECONDS = 5.0
+"""Between two signs of life to a client whose call waits for approval."""
+
 Execute = Callable[[Call, Caller], Awaitable[Outcome]]
-
-
-def new_id() -> str:
-    """A UUID of version 7 (RFC 9562): sortable by time, 74 random bits."""
-    milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (
-        (milliseconds & 0xFFFFFFFFFFFF) << 80
-        | 0x7 << 76
-        | (random >> 68 & 0xFFF) << 64
-        | 0b10 << 62
-        | random & ((1 << 62) - 1)
-    )
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +42,17 @@ class AgentKey:
 
     key_sha256: bytes
     principal: Principal
+
+
+class Approvals(Protocol):
+    """What waiting in-band needs of the book of holds."""
+
+    @property
+    def inline_wait_seconds(self) -> float: ...
+
+    async def wait(self, identifier: str, seconds: float) -> bool:
+        """True once the hold changed (or is gone); False where nothing did within `seconds`."""
+        ...
 
 
 class Gateway:
@@ -73,7 +75,9 @@ class Gateway:
         directory: Directory,
         clock: Clock,
         events: Events,
+        approvals: "Approvals | None" = None,
     ) -> None:
+        self._approvals = approvals
         self.snapshot = snapshot
         self.agents = agents
         self.events = events
@@ -159,8 +163,41 @@ class Gateway:
         )
 
     async def execute(self, call: Call, caller: Caller) -> Outcome:
-        """Run a call through the chain. Returns its outcome; raises nothing but the task's cancellation."""
-        return await self._execute(call, caller)
+        """Run a call through the chain. Returns its outcome; raises nothing but the task's cancellation.
+
+        A call that is held waits here, in-band and bounded, with progress where the client wants it; once something is
+        decided it goes through the whole chain again, now, as the same logical call.
+        """
+        outcome = await self._execute(call, caller)
+        if not isinstance(outcome, Held) or self._approvals is None:
+            return outcome
+        ends = anyio.current_time() + self._approvals.inline_wait_seconds
+        while isinstance(outcome, Held):
+            if not await self._decided(self._approvals, outcome.hold_id, ends, caller):
+                return outcome
+            now = self.clock.time_ns()
+            call = replace(
+                call,
+                id=new_id(),
+                snapshot=self.snapshot,
+                received_at=now / 1e9,
+                time_ns=now,
+                waited_for=outcome.hold_id,
+            )
+            outcome = await self._execute(call, caller)
+        return outcome
+
+    async def _decided(self, approvals: "Approvals", hold_id: str, ends: float, caller: Caller) -> bool:
+        """Wait for something to be decided about a hold; False where the in-band time is over."""
+        beat = 0
+        while (left := ends - anyio.current_time()) > 0:
+            if await approvals.wait(hold_id, min(left, PROGRESS_SECONDS)):
+                return True
+            beat += 1
+            if caller.wants_progress:
+                message = "waiting for a person's approval"
+                await caller.notify("notifications/progress", {"progress": beat, "message": message})
+        return False
 
     # --- lists ---
 

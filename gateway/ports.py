@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.decide.hold import Binding, Hold, Operator
 from gateway.model.call import Call, Principal
 from gateway.model.events import Event
 from gateway.model.snapshot import Snapshot, View
@@ -201,6 +202,74 @@ class Journal(Protocol):
     async def record(self, type: str, body: Mapping[str, Any]) -> None:
         """Records something other than a call (`config.changed`, `operator.acted`, ...); returns once it is committed."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What is known of a key whose call has ended."""
+
+    digest: str
+    """Of (principal, server, tool, arguments)."""
+    outcome: Outcome
+    call_id: str
+    until: float
+
+
+class Keys(Protocol):
+    """Idempotency keys and what is kept under them, durable."""
+
+    def kept(self, principal: str, key: str) -> Kept | None:
+        """What is kept under a key, unexpired; from memory."""
+        ...
+
+    def taken(self, *, principal: str, key: str, digest: str, call_id: str, until: float) -> Write:
+        """The write that takes a key, for the begin."""
+        ...
+
+    def settled(
+        self, *, principal: str, key: str, digest: str, call_id: str, until: float, outcome: Outcome | None
+    ) -> Write:
+        """The write that keeps an outcome under the key, or frees it (None), for the end."""
+        ...
+
+
+class ApprovalLimits(Protocol):
+    """`[approvals]`, as far as the stage needs it."""
+
+    @property
+    def expires_seconds(self) -> float: ...
+
+    @property
+    def max_pending_agent(self) -> int: ...
+
+    @property
+    def max_pending_gateway(self) -> int: ...
+
+
+class HoldBook(Protocol):
+    """All holds, durable. `adapters/holds.py` says what each method guarantees."""
+
+    @property
+    def settings(self) -> Callable[[], ApprovalLimits]: ...
+
+    @property
+    def operators(self) -> Callable[[], Sequence[Operator]]: ...
+
+    def live(self, lookup: str) -> Hold | None: ...
+
+    def has_had(self, principal: str) -> bool: ...
+
+    def pending(self, principal: str | None = None) -> int: ...
+
+    def claim(self, hold: Hold, binding: Binding, call_id: str) -> tuple[Hold, Write | None]: ...
+
+    def settle(self, call_id: str, hold_id: str, outcome: Outcome) -> tuple[Write, ...]: ...
+
+    def take_outcome(self, hold: Hold) -> Outcome | None: ...
+
+    async def open(self, hold: Hold) -> Hold: ...
+
+    async def void(self, hold: Hold, found: Binding) -> None: ...
 
 
 class Clock(Protocol):

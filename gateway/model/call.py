@@ -120,6 +120,10 @@ class Call:
     logical_id: str = ""
     """The first round's id where a call needs several rounds (`input_required`), else its own id."""
     replay_of: str | None = None
+    waited_for: str | None = None
+    """The hold that this call waited for in-band: it is the same call of the agent, asked again now."""
+    approval: Mapping[str, Any] | None = None
+    """What `context.approval` of the policy question says: the approval that this exact call has. Set by `resolve`."""
     obligations: tuple["Obligation", ...] = ()
     """What the policy asks to be done with the result and the record; set by `authorize`."""
     hold_reasons: tuple["HoldReason", ...] = ()

@@ -22,7 +22,7 @@ FIRST_PREV = "0" * 64
 
 
 class RecordType(StrEnum):
-    """The closed set of record types; each has a published schema, `gateway/schemas/<type>.schema.json`."""
+    """The closed set of record types; each has a published schema: `gateway/schemas/<type>.schema.json`, of all holds `hold.schema.json`."""
 
     CALL = "call"
     AUTH_REFUSED = "auth.refused"
@@ -34,6 +34,12 @@ class RecordType(StrEnum):
     STATE_CHANGED = "state.changed"
     PROCESS_STARTED = "process.started"
     PROCESS_STOPPED = "process.stopped"
+    HOLD_OPENED = "hold.opened"
+    HOLD_DECIDED = "hold.decided"
+    HOLD_CLAIMED = "hold.claimed"
+    HOLD_VOIDED = "hold.voided"
+    HOLD_EXPIRED = "hold.expired"
+    HOLD_KEPT = "hold.kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

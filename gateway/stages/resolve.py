@@ -7,7 +7,7 @@ it in this session, else to the longest matching template; a tie or none is -326
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ import anyio
 import orjson
 import re2
 
+from gateway.decide.hold import Hold
 from gateway.model.call import Call, HoldReason, Method, Risk, TargetType
 from gateway.model.events import Event, SessionEnded
 from gateway.model.refusal import Code
@@ -32,12 +33,18 @@ MAX_LINKS = 1000
 
 
 class Resolve:
-    """Finds what a call is about."""
+    """Finds what a call is about, and the approval that this exact call has.
+
+    Args:
+        approval: the approved hold of a call; an operator may have narrowed its arguments.
+    """
 
     name = "resolve"
 
-    def __init__(self, directory: Directory, events: Events) -> None:
-        self._directory = directory
+    def __init__(
+        self, directory: Directory, events: Events, approval: Callable[[Call], Hold | None] = lambda call: None
+    ) -> None:
+        self._directory, self._approval = directory, approval
         self._links: dict[str, OrderedDict[str, str]] = {}
         """Session to URI to the server whose result linked it."""
         events.subscribe(self._forget)
@@ -67,17 +74,21 @@ class Resolve:
                 *reasons,
                 HoldReason(code="tool_approval", reason="the configuration asks for approval", source="tool"),
             )
-        return Proceed(
-            call=replace(
-                call,
-                entry=entry,
-                server=entry.server,
-                name=call.target if resource else entry.name,
-                risk=entry.risk,
-                deadline=anyio.current_time() + entry.timeout_seconds,
-                hold_reasons=reasons,
-            )
+        found = replace(
+            call,
+            entry=entry,
+            server=entry.server,
+            name=call.target if resource else entry.name,
+            risk=entry.risk,
+            deadline=anyio.current_time() + entry.timeout_seconds,
+            hold_reasons=reasons,
         )
+        if (hold := self._approval(found)) is not None:
+            said = {"hold_id": hold.id, "operators": [word.operator for word in hold.decisions], "at": hold.decided_at}
+            found = replace(
+                found, approval=said, arguments=hold.binding.arguments if hold.narrowed else found.arguments
+            )
+        return Proceed(call=found)
 
     async def settle(self, call: Call, outcome: Outcome) -> Settlement | None:
         """Remembers the resources that a result links, so that they can be read from the same server."""

@@ -1,0 +1,551 @@
+"""The book of approval holds: in memory for speed, in the store for good, in the chain as evidence.
+
+Every change is committed before it counts: a decision and its signed record, the notification that goes with an opening,
+the claim with the begin of the call that uses it (one transaction). The memory is rebuilt from the store at start, with
+the holds' clocks as they were; a claim whose call did not end becomes an outcome in doubt, given once.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import anyio
+import orjson
+
+from gateway.adapters.sealing import Seal
+from gateway.adapters.signing import APPROVAL_TYPE, Signer, statement
+from gateway.adapters.writes import Chained, Statement, WriteKind
+from gateway.decide.hold import (
+    LIVE,
+    Binding,
+    Decision,
+    Hold,
+    HoldState,
+    Operator,
+    claim,
+    decide,
+    expire,
+    finish,
+    release,
+)
+from gateway.model.call import Call, HoldReason
+from gateway.model.events import StateChanged
+from gateway.model.refusal import Code
+from gateway.model.verdict import Completed, Failed, Outcome, Refused, Write
+from gateway.ports import Clock, Events
+
+logger = logging.getLogger("gateway.holds")
+
+PURPOSE = "hold"
+
+TABLES = """
+    CREATE TABLE holds (
+        id TEXT PRIMARY KEY,
+        state TEXT NOT NULL,
+        at REAL NOT NULL,
+        data BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX holds_live ON holds (state) WHERE state IN ('pending', 'approved', 'denied', 'claimed', 'done');
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldSettings:
+    """`[approvals]`."""
+
+    inline_wait_seconds: float = 25.0
+    expires_seconds: float = 3600.0
+    approval_valid_seconds: float = 900.0
+    on_expiry: str = "reject"
+    max_pending_agent: int = 5
+    max_pending_gateway: int = 200
+
+
+class Records(Protocol):
+    """What the book needs of the journal."""
+
+    async def record(self, type: str, body: Mapping[str, Any], writes: tuple[Write, ...] = ()) -> None: ...
+
+    async def read(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any: ...
+
+
+class HoldBook:
+    """All holds of one store. Its owner alone has one."""
+
+    def __init__(
+        self,
+        *,
+        journal: Records,
+        seal: Seal,
+        signer: Signer,
+        clock: Clock,
+        events: Events,
+        settings: Callable[[], HoldSettings],
+        operators: Callable[[], Sequence[Operator]],
+    ) -> None:
+        self._journal, self._seal, self._signer = journal, seal, signer
+        self._clock, self._events = clock, events
+        self.settings, self.operators = settings, operators
+        self._holds: dict[str, Hold] = {}
+        self._live: dict[str, str] = {}
+        """Lookup digest to the id of the hold that the next identical call meets."""
+        self._outcomes: dict[str, tuple[Outcome, int]] = {}
+        """By hold: what its call ended with, and how many are still to be told."""
+        self._waiters: dict[str, int] = {}
+        self._changed: dict[str, anyio.Event] = {}
+        self._lock = anyio.Lock()
+        self._had: set[str] = set()
+
+    @property
+    def inline_wait_seconds(self) -> float:
+        return self.settings().inline_wait_seconds
+
+    # --- reading ---
+
+    def live(self, lookup: str) -> Hold | None:
+        """The hold that a call with this lookup digest meets now."""
+        identifier = self._live.get(lookup)
+        return self.get(identifier) if identifier is not None else None
+
+    def get(self, identifier: str) -> Hold | None:
+        """One hold, as time has left it."""
+        hold = self._holds.get(identifier)
+        return expire(hold, self._now()) if hold is not None else None
+
+    def all(self) -> Iterator[Hold]:
+        """Every hold in memory, newest first."""
+        now = self._now()
+        return iter([expire(hold, now) for hold in reversed(self._holds.values())])
+
+    def has_had(self, principal: str) -> bool:
+        """Whether this agent has had a hold: then it may ask for their state."""
+        return principal in self._had
+
+    def pending(self, principal: str | None = None) -> int:
+        """How many calls wait for a decision, of one agent or of all."""
+        return sum(
+            1
+            for hold in self.all()
+            if hold.state is HoldState.PENDING and (principal is None or hold.principal == principal)
+        )
+
+    # --- what the stage does ---
+
+    async def open(self, hold: Hold) -> Hold:
+        """Open a hold, or join the one that is open for the same lookup.
+
+        Raises:
+            JournalUnavailable: it is not durable, so it is not open.
+        """
+        async with self._lock:
+            existing = self.live(hold.lookup)
+            if existing is not None and existing.state is HoldState.PENDING:
+                return existing
+            await self._journal.record(
+                "hold.opened", public(hold), (Write(kind="hold.insert", data=self._row(hold, "")),)
+            )
+            self._keep(hold)
+        self._tell(hold)
+        return hold
+
+    def claim(self, hold: Hold, binding: Binding, call_id: str) -> tuple[Hold, Write | None]:
+        """Use the approval, in one step with the check; the write belongs into the call's begin. `void`: it does not fit."""
+        after = claim(hold, binding, call_id, self._now())
+        if after.state is not HoldState.CLAIMED or hold.state is not HoldState.APPROVED:
+            return after, None
+        self._keep(after)
+        return after, Write(kind="hold.claimed", data=self._row(after, hold.state))
+
+    async def void(self, hold: Hold, found: Binding) -> None:
+        """Record that an approval met another call than it was given for."""
+        after = replace(hold, state=HoldState.VOID)
+        body = {
+            "id": hold.id,
+            "approved": hold.binding.digest(),
+            "found": found.digest(),
+            "differs": _differs(hold.binding, found),
+        }
+        await self._journal.record("hold.voided", body, (Write(kind="hold.update", data=self._row(after, hold.state)),))
+        self._keep(after)
+        self._tell(after)
+
+    def settle(self, call_id: str, hold_id: str, outcome: Outcome) -> tuple[Write, ...]:
+        """The claiming call ended; the writes belong into its end. A call that did not run gives the approval back."""
+        hold = self._holds.get(hold_id)
+        if hold is None or hold.state is not HoldState.CLAIMED or hold.claimed_by != call_id:
+            return ()
+        if did_not_run(outcome):
+            after = release(hold)
+        else:
+            after = finish(hold)
+            waiters = self._waiters.get(hold_id, 0)
+            if waiters:
+                self._outcomes[hold_id] = (outcome, waiters)
+        self._keep(after)
+        self._tell(after)
+        return (Write(kind="hold.settled", data=self._row(after, "")),)
+
+    async def client_left(self, hold_id: str, outcome: Outcome) -> None:
+        """The client went away after forwarding began: the next identical call is given the outcome, once."""
+        hold = self._holds.get(hold_id)
+        if hold is None or hold.state is not HoldState.DONE:
+            return
+        told = self._outcomes.get(hold_id, (outcome, 0))[1]
+        self._outcomes[hold_id] = (outcome, told + 1)
+        self._live[hold.lookup] = hold_id
+        await self._journal.record(
+            "hold.kept", {"id": hold_id}, (Write(kind="hold.settled", data=self._row(hold, "")),)
+        )
+
+    def take_outcome(self, hold: Hold) -> Outcome | None:
+        """The outcome that is kept for the next identical call, taken by asking for it."""
+        outcome, left = self._outcomes.get(hold.id, (None, 0))
+        if outcome is None:
+            return None
+        if left <= 1:
+            del self._outcomes[hold.id]
+            if self._live.get(hold.lookup) == hold.id:
+                del self._live[hold.lookup]
+        else:
+            self._outcomes[hold.id] = (outcome, left - 1)
+        return outcome
+
+    async def wait(self, identifier: str, seconds: float) -> bool:
+        """Wait until something changes about a hold that is pending or in use; False where nothing did in time."""
+        hold = self.get(identifier)
+        if hold is None or hold.state not in (HoldState.PENDING, HoldState.CLAIMED):
+            return True
+        event = self._changed.setdefault(identifier, anyio.Event())
+        self._waiters[identifier] = self._waiters.get(identifier, 0) + 1
+        try:
+            with anyio.move_on_after(max(0.0, min(seconds, hold.expires_at - self._now() + 0.01))):
+                await event.wait()
+        finally:
+            self._waiters[identifier] -= 1
+            if not self._waiters[identifier]:
+                del self._waiters[identifier]
+        after = self.get(identifier)
+        return after is None or after.state is not hold.state
+
+    # --- what operators do ---
+
+    async def decide(
+        self,
+        identifier: str,
+        operator: Operator,
+        *,
+        approve: bool,
+        comment: str = "",
+        channel: str = "cli",
+        arguments: Any = None,
+        narrow: bool = False,
+    ) -> Hold:
+        """Take a decision, commit it with its signed record, wake who waits.
+
+        Raises:
+            DecisionRefused: it is decided or over, or this operator may not.
+            KeyError: there is no such hold.
+            JournalUnavailable: it is not durable, so it was not taken.
+        """
+        async with self._lock:
+            hold = self._holds[identifier]
+            after = decide(
+                hold,
+                operator,
+                approve=approve,
+                now=self._now(),
+                valid_seconds=self.settings().approval_valid_seconds,
+                comment=comment,
+                channel=channel,
+                arguments=arguments,
+                narrow=narrow,
+            )
+            await self._decided(hold, after)
+        self._tell(after)
+        return after
+
+    async def expire(self) -> float:
+        """Expire what is due; the seconds until the next. `on_expiry = "approve"` approves reads, recorded as such."""
+        now = self._now()
+        due = [hold for hold in self._holds.values() if expire(hold, now) is not hold]
+        for hold in due:
+            after = expire(hold, now)
+            async with self._lock:
+                if self._holds[hold.id] is not hold:
+                    continue
+                settings = self.settings()
+                if hold.state is HoldState.PENDING and settings.on_expiry == "approve" and hold.risk == "read":
+                    word = Decision(
+                        operator="expiry",
+                        approve=True,
+                        at=now,
+                        reasons=tuple(r.code for r in hold.reasons),
+                        channel="expiry",
+                    )
+                    after = replace(
+                        hold,
+                        state=HoldState.APPROVED,
+                        decisions=(*hold.decisions, word),
+                        decided_at=now,
+                        valid_until=now + settings.approval_valid_seconds,
+                    )
+                    await self._decided(hold, after)
+                else:
+                    body = {"id": hold.id, "state": str(after.state)}
+                    await self._journal.record(
+                        "hold.expired", body, (Write(kind="hold.update", data=self._row(after, hold.state)),)
+                    )
+                    self._keep(after)
+            self._tell(after)
+        ends = [
+            hold.valid_until if hold.state is HoldState.APPROVED and hold.valid_until is not None else hold.expires_at
+            for hold in self._holds.values()
+            if hold.state in (HoldState.PENDING, HoldState.DENIED, HoldState.APPROVED)
+        ]
+        return max(0.05, min(ends) - now) if ends else 3600.0
+
+    async def _decided(self, before: Hold, after: Hold) -> None:
+        """Commit a decision with its signed statement. The lock is held."""
+        word = after.decisions[-1]
+        envelope = self._signer.envelope(
+            statement(
+                {
+                    "hold": after.id,
+                    "binding": after.binding.digest(),
+                    "lookup": after.lookup,
+                    "agent": after.principal,
+                    "tool": f"{after.server}/{after.tool}",
+                    "arguments": after.binding.arguments,
+                    "narrowed": after.narrowed,
+                    "received": after.received,
+                    "definition_sha256": after.binding.definition_sha256,
+                    "server_sha256": after.binding.server_sha256,
+                    "policy_revision": after.binding.policy_revision,
+                    "reasons": [asdict(reason) for reason in after.reasons],
+                    "question": after.question,
+                    "operator": word.operator,
+                    "approve": word.approve,
+                    "settles": word.reasons,
+                    "comment": word.comment,
+                    "channel": word.channel,
+                    "at": word.at,
+                    "state": str(after.state),
+                    "valid_until": after.valid_until,
+                }
+            ),
+            APPROVAL_TYPE,
+        )
+        row = {**self._row(after, before.state), "envelope": self._seal.seal(orjson.dumps(envelope), PURPOSE)}
+        body = {
+            "id": after.id,
+            "binding": after.binding.digest(),
+            "operator": word.operator,
+            "approve": word.approve,
+            "channel": word.channel,
+            "state": str(after.state),
+            "keyid": self._signer.public.id,
+            "signature": envelope["signatures"][0]["sig"],
+        }
+        await self._journal.record("hold.decided", body, (Write(kind="hold.decided", data=row),))
+        self._keep(after)
+
+    # --- keeping ---
+
+    async def load(self) -> None:
+        """Rebuild the memory from the store."""
+        rows = await self._journal.read(_rows)
+        for identifier, data in rows:
+            stored = orjson.loads(self._seal.open(data, PURPOSE))
+            hold = from_json(stored["hold"])
+            if hold.state is HoldState.CLAIMED:
+                hold = finish(hold)
+                message = "The gateway stopped while the call ran; whether it took effect is not known."
+                self._outcomes[identifier] = (
+                    Failed(code=Code.SERVER_LOST, message=message, in_doubt=True, sent=True),
+                    1,
+                )
+            elif hold.state is HoldState.DONE and stored.get("outcome") is not None:
+                self._outcomes[identifier] = (outcome_from_json(stored["outcome"]), 1)
+            self._keep(hold)
+
+    def envelopes(self, raw: Any, identifier: str) -> list[Mapping[str, Any]]:
+        """The signed statements of a hold, in order. For `journal.read`."""
+        found = raw.execute(
+            "SELECT data FROM hold_decisions WHERE hold_id = ? ORDER BY number", (identifier,)
+        ).fetchall()
+        return [orjson.loads(self._seal.open(data, PURPOSE)) for (data,) in found]
+
+    def _keep(self, hold: Hold) -> None:
+        self._holds[hold.id] = hold
+        self._had.add(hold.principal)
+        if hold.state in LIVE and (hold.state is not HoldState.DONE or hold.id in self._outcomes):
+            self._live[hold.lookup] = hold.id
+        elif self._live.get(hold.lookup) == hold.id and hold.state is not HoldState.EXPIRED:
+            del self._live[hold.lookup]
+
+    def _row(self, hold: Hold, before: str) -> dict[str, Any]:
+        outcome, left = self._outcomes.get(hold.id, (None, 0))
+        stored = {"hold": asdict(hold), "outcome": outcome_to_json(outcome) if left else None}
+        return {
+            "id": hold.id,
+            "state": str(hold.state),
+            "before": str(before),
+            "at": self._now(),
+            "call_id": hold.claimed_by,
+            "data": self._seal.seal(orjson.dumps(stored), PURPOSE),
+        }
+
+    def _tell(self, hold: Hold) -> None:
+        if (event := self._changed.pop(hold.id, None)) is not None:
+            event.set()
+        self._events.publish(
+            StateChanged(
+                at=self._now(),
+                kind="hold",
+                subject=hold.id,
+                state=str(hold.state),
+                facts={"agent": hold.principal, "tool": f"{hold.server}/{hold.tool}", "session": hold.session_id},
+            )
+        )
+
+    def _now(self) -> float:
+        return self._clock.time_ns() / 1e9
+
+
+def did_not_run(outcome: Outcome) -> bool:
+    """Whether a claimed call certainly had no effect, so that its approval is still unused."""
+    match outcome:
+        case Refused():
+            return outcome.executed == "no"
+        case Failed():
+            return not outcome.in_doubt and not outcome.sent
+        case _:
+            return False
+
+
+def public(hold: Hold) -> dict[str, Any]:
+    """What the chain says of a hold: everything but arguments and question, which may hold secrets."""
+    return {
+        "id": hold.id,
+        "lookup": hold.lookup,
+        "agent": hold.principal,
+        "session_id": hold.session_id,
+        "call_id": hold.call_id,
+        "tool": f"{hold.server}/{hold.tool}",
+        "risk": hold.risk,
+        "reasons": [asdict(reason) for reason in hold.reasons],
+        "opened_at": hold.opened_at,
+        "expires_at": hold.expires_at,
+        "state": str(hold.state),
+    }
+
+
+def from_json(value: Mapping[str, Any]) -> Hold:
+    """A hold as `dataclasses.asdict` and JSON left it."""
+    binding = {**value["binding"], "reasons": tuple(value["binding"]["reasons"])}
+    return Hold(
+        **{
+            **value,
+            "binding": Binding(**binding),
+            "reasons": tuple(
+                HoldReason(**{**reason, "approvers": tuple(reason["approvers"])}) for reason in value["reasons"]
+            ),
+            "decisions": tuple(Decision(**{**word, "reasons": tuple(word["reasons"])}) for word in value["decisions"]),
+            "state": HoldState(value["state"]),
+        }
+    )
+
+
+def outcome_to_json(outcome: Outcome | None) -> Any:
+    match outcome:
+        case Completed():
+            return {
+                "kind": "completed",
+                "result": None if outcome.result is None else outcome.result.decode(),
+                "error": None if outcome.error is None else outcome.error.decode(),
+            }
+        case Failed():
+            return {
+                "kind": "failed",
+                "code": str(outcome.code),
+                "message": outcome.message,
+                "in_doubt": outcome.in_doubt,
+                "sent": outcome.sent,
+            }
+        case Refused():
+            return {
+                "kind": "refused",
+                "stage": outcome.stage,
+                "code": str(outcome.code),
+                "message": outcome.message,
+                "executed": outcome.executed,
+            }
+        case _:
+            return None
+
+
+def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
+    match value["kind"]:
+        case "completed":
+            return Completed(
+                result=None if value["result"] is None else value["result"].encode(),
+                error=None if value["error"] is None else value["error"].encode(),
+                source="hold",
+            )
+        case "failed":
+            return Failed(
+                code=Code(value["code"]), message=value["message"], in_doubt=value["in_doubt"], sent=value["sent"]
+            )
+        case _:
+            return Refused(
+                stage=value["stage"], code=Code(value["code"]), message=value["message"], executed=value["executed"]
+            )
+
+
+def _differs(approved: Binding, found: Binding) -> list[str]:
+    names = ("arguments", "definition_sha256", "server_sha256", "policy_revision", "reasons")
+    return [name for name in names if getattr(approved, name) != getattr(found, name)]
+
+
+def _rows(raw: Any) -> list[tuple[str, bytes]]:
+    query = "SELECT id, data FROM holds WHERE state IN ('pending', 'approved', 'denied', 'claimed', 'done') ORDER BY at"
+    return list(raw.execute(query).fetchall())
+
+
+# --- what the writes mean in SQL ---
+
+
+def _insert(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    sql = "INSERT INTO holds (id, state, at, data) VALUES (?, ?, ?, ?)"
+    return (Statement(sql=sql, parameters=(data["id"], data["state"], data["at"], data["data"]), rows=1),)
+
+
+def _update(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    sql = "UPDATE holds SET state = ?, at = ?, data = ? WHERE id = ? AND state = ?"
+    return (
+        Statement(sql=sql, parameters=(data["state"], data["at"], data["data"], data["id"], data["before"]), rows=1),
+    )
+
+
+def _decided(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    sql = "INSERT INTO hold_decisions (hold_id, at, data) VALUES (?, ?, ?)"
+    return (*_update(call, at, data), Statement(sql=sql, parameters=(data["id"], data["at"], data["envelope"])))
+
+
+def _claimed(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    return (*_update(call, at, data), Chained(type="hold.claimed", body={"id": data["id"], "call_id": data["call_id"]}))
+
+
+def _settled(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    sql = "UPDATE holds SET state = ?, at = ?, data = ? WHERE id = ?"
+    return (Statement(sql=sql, parameters=(data["state"], data["at"], data["data"], data["id"])),)
+
+
+WRITES: Mapping[str, WriteKind] = {
+    "hold.insert": _insert,
+    "hold.update": _update,
+    "hold.decided": _decided,
+    "hold.claimed": _claimed,
+    "hold.settled": _settled,
+}

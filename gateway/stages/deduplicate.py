@@ -1,0 +1,140 @@
+"""Stage 5: has this very call been made already, under its idempotency key.
+
+| what is known of (principal, key)          | a call with the same arguments | with other arguments    |
+|--------------------------------------------|--------------------------------|-------------------------|
+| nothing                                    | goes on, takes the key         | –                       |
+| unfinished                                 | joins: gets the same outcome   | `idempotency.conflict`  |
+| completed (a tool's own error included)    | gets what is kept              | `idempotency.conflict`  |
+| in doubt                                   | gets that, until an operator resolves it | `idempotency.conflict` |
+| refused, held, failed before the effect    | nothing is known: the key is free | goes on, takes the key |
+
+A joiner that is cancelled leaves the call alone. Keys are durable: taken in the transaction of the call's begin, settled in
+the transaction of its end; after a crash between the two the key is in doubt.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+import anyio
+
+from gateway.decide.hold import lookup_digest
+from gateway.model.call import Call, Risk, TargetType
+from gateway.model.refusal import Code
+from gateway.model.verdict import (
+    PROCEED,
+    Answer,
+    Completed,
+    Failed,
+    Held,
+    Outcome,
+    Proceed,
+    Refuse,
+    Refused,
+    Verdict,
+)
+from gateway.ports import Clock, Keys, Settlement
+
+FOREVER = 1e15
+"""An outcome in doubt stays until an operator resolves it."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A call that is on its way under a key."""
+
+    digest: str
+    call_id: str
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    outcome: Outcome | None = None
+
+
+class Deduplicate:
+    """Joins, answers, or lets through.
+
+    Args:
+        ttl_seconds: how long an outcome is kept.
+        suppress_seconds: write calls without a key that are identical within this time are one; 0 is off.
+    """
+
+    name = "deduplicate"
+
+    def __init__(
+        self, keys: Keys, *, ttl_seconds: Callable[[], float], suppress_seconds: Callable[[], float], clock: Clock
+    ) -> None:
+        self._keys, self._ttl, self._suppress, self._clock = keys, ttl_seconds, suppress_seconds, clock
+        self._flights: dict[tuple[str, str], _Flight] = {}
+        self._held: dict[str, tuple[tuple[str, str], float]] = {}
+
+    async def admit(self, call: Call) -> Verdict:
+        key, ttl = call.idempotency_key, self._ttl()
+        if key is None:
+            ttl = self._suppress()
+            if ttl <= 0 or call.risk is Risk.READ or call.type is not TargetType.TOOL:
+                return PROCEED
+        digest = lookup_digest(
+            principal=call.principal.id, server=call.server, tool=call.name, arguments=call.received_arguments
+        )
+        # A key of the gateway's own making cannot be met by an agent's: theirs have no NUL in front.
+        name = (call.principal.id, key if key is not None else f"\0{digest}")
+        if (flight := self._flights.get(name)) is not None:
+            if flight.digest != digest:
+                return conflict(flight.call_id)
+            await flight.ended.wait()
+            assert flight.outcome is not None
+            return Answer(outcome=shared(flight.outcome), facts={"joined": flight.call_id})
+        if (kept := self._keys.kept(*name)) is not None:
+            if kept.digest != digest:
+                return conflict(kept.call_id)
+            return Answer(outcome=shared(kept.outcome), facts={"kept_from": kept.call_id})
+        self._flights[name] = _Flight(digest, call.id)
+        until = self._clock.time_ns() / 1e9 + ttl
+        self._held[call.id] = name, until
+        write = self._keys.taken(principal=name[0], key=name[1], digest=digest, call_id=call.id, until=until)
+        return Proceed(writes=(write,))
+
+    async def settle(self, call: Call, outcome: Outcome) -> Settlement | None:
+        if (held := self._held.pop(call.id, None)) is None:
+            return None
+        name, until = held
+        flight = self._flights.pop(name)
+        flight.outcome = outcome
+        flight.ended.set()
+        write = self._keys.settled(
+            principal=name[0],
+            key=name[1],
+            digest=flight.digest,
+            call_id=call.id,
+            until=FOREVER if isinstance(outcome, Failed) else until,
+            outcome=outcome if keeps(outcome) else None,
+        )
+        return Settlement(writes=(write,))
+
+
+def keeps(outcome: Outcome) -> bool:
+    """Whether an outcome stays under its key: what ran, and what may have run."""
+    match outcome:
+        case Completed():
+            return True
+        case Failed():
+            return outcome.in_doubt or outcome.sent
+        case Refused():
+            return outcome.executed != "no"
+        case Held():
+            return False
+        case _:
+            assert_never(outcome)
+
+
+def shared(outcome: Outcome) -> Outcome:
+    """An outcome as a second call gets it."""
+    return replace(outcome, source="idempotency") if isinstance(outcome, Completed) else outcome
+
+
+def conflict(call_id: str) -> Refuse:
+    """The key was used for something else."""
+    return Refuse(
+        code=Code.IDEMPOTENCY_CONFLICT,
+        message="This idempotency key was used before with another tool or other arguments. Nothing was run. Use a new key for a new call.",
+        facts={"used_by": call_id},
+    )
