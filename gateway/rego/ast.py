@@ -103,7 +103,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        return ref_text(self.op)
+        return ref_name(self.op)
 
 
 @dataclass(slots=True, eq=False)
@@ -165,6 +165,9 @@ class Expr:
     negated: bool = False
     withs: list[With] = field(default_factory=list)
     generated: bool = False
+    """The compiler made the expression, or added an output to the call in it."""
+    from_assignment: bool = False
+    """An equation that was written with `:=`."""
 
     def call_name(self) -> str | None:
         """The operator of a call expression, as text."""
@@ -202,6 +205,16 @@ class Rule:
     generated_body: bool = False
     otherwise: Rule | None = None
     """The `else` branch."""
+    package: tuple[str, ...] = ()
+    """The path of the module's package; set by the compiler."""
+
+    @property
+    def path(self) -> list[Term]:
+        """The full ref of the rule's document below `data`: strings, and variables where the head has them."""
+        head = self.head.ref
+        first = head[0]
+        name: Term = Scalar(first.name, first.loc) if isinstance(first, Var) else first
+        return [*[Scalar(part, self.loc) for part in self.package], name, *head[1:]]
 
     def chain(self) -> Iterator[Rule]:
         """This rule and its `else` branches."""
@@ -248,6 +261,57 @@ class Module:
     imports: list[Import]
     rules: list[Rule]
     comments: list[Comment]
+
+
+def copy_term(term: Term) -> Term:
+    """A deep copy, bodies included."""
+    match term:
+        case Scalar():
+            return term
+        case Var():
+            return Var(term.name, term.loc)
+        case Ref():
+            return Ref([copy_term(item) for item in term.terms], term.loc)
+        case ArrayTerm():
+            return ArrayTerm([copy_term(item) for item in term.items], term.loc)
+        case SetTerm():
+            return SetTerm([copy_term(item) for item in term.items], term.loc)
+        case ObjectTerm():
+            return ObjectTerm([(copy_term(k), copy_term(v)) for k, v in term.pairs], term.loc)
+        case ArrayComprehension():
+            return ArrayComprehension(copy_term(term.term), copy_body(term.body), term.loc)
+        case SetComprehension():
+            return SetComprehension(copy_term(term.term), copy_body(term.body), term.loc)
+        case ObjectComprehension():
+            return ObjectComprehension(copy_term(term.key), copy_term(term.value), copy_body(term.body), term.loc)
+        case Call():
+            return Call(copy_ref(term.op), [copy_term(arg) for arg in term.args], term.loc, term.infix)
+        case TemplateString():
+            parts: list[Scalar | Expr] = [part if isinstance(part, Scalar) else copy_expr(part) for part in term.parts]
+            return TemplateString(parts, term.raw, term.loc)
+
+
+def copy_ref(ref: Ref) -> Ref:
+    return Ref([copy_term(item) for item in ref.terms], ref.loc)
+
+
+def copy_expr(expr: Expr) -> Expr:
+    node = expr.node
+    copied: Term | SomeDecl | Every
+    if isinstance(node, SomeDecl):
+        copied = SomeDecl([copy_term(symbol) for symbol in node.symbols], node.loc)
+    elif isinstance(node, Every):
+        key = Var(node.key.name, node.key.loc) if node.key is not None else None
+        value = Var(node.value.name, node.value.loc)
+        copied = Every(key, value, copy_term(node.domain), copy_body(node.body), node.loc)
+    else:
+        copied = copy_term(node)
+    withs = [With(copy_term(w.target), copy_term(w.value), w.loc) for w in expr.withs]
+    return Expr(copied, expr.loc, expr.negated, withs, expr.generated, expr.from_assignment)
+
+
+def copy_body(body: Body) -> Body:
+    return [copy_expr(expr) for expr in body]
 
 
 def term_children(term: Term) -> list[Term]:
@@ -324,8 +388,19 @@ def body_terms(body: Body) -> list[Term]:
     return [term for expr in body for term in expr_terms(expr)]
 
 
-def ref_text(ref: Ref) -> str:
-    """`a.b["c d"][x]`, as OPA prints a ref."""
+def ref_name(ref: Ref) -> str:
+    """The name of a function: `json.patch`, `data.lib.allowed`."""
+    first, *rest = ref.terms
+    if isinstance(first, Var):
+        if not rest:
+            return first.name
+        parts = [first.name]
+        for part in rest:
+            if not (isinstance(part, Scalar) and type(part.value) is str and part.value.isidentifier()):
+                break
+            parts.append(part.value)
+        else:
+            return ".".join(parts)
     from gateway.rego.printer import term_text
 
     return term_text(ref)

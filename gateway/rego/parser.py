@@ -22,7 +22,6 @@ from gateway.rego.lexer import (
     NUMBER,
     RAW_END,
     RAW_PART,
-    STRING,
     TEMPLATE_END,
     TEMPLATE_PART,
     Token,
@@ -371,13 +370,16 @@ class Parser:
     def copy_head(self, head: ast.Head, loc: ast.Location) -> ast.Head:
         args = head.args
         if args is not None:
-            args = [self.wildcard(arg.loc) if isinstance(arg, ast.Var) and arg.is_wildcard else arg for arg in args]
+            args = [
+                self.wildcard(arg.loc) if isinstance(arg, ast.Var) and arg.is_wildcard else ast.copy_term(arg)
+                for arg in args
+            ]
         return ast.Head(
-            list(head.ref),
+            [ast.copy_term(part) for part in head.ref],
             loc,
             args,
-            head.key,
-            head.value,
+            ast.copy_term(head.key) if head.key is not None else None,
+            ast.copy_term(head.value) if head.value is not None else None,
             head.assign,
             head.generated_value,
             head.contains,
@@ -642,13 +644,14 @@ class Parser:
         term = self.infix_term()
         if not (isinstance(term, ast.Call) and term.infix and term.name in _MEMBERSHIP):
             raise self.illegal("expected `x[, y] in xs { ... }` expression")
-        key: ast.Term | None = None
+        key: ast.Var | None = None
         if term.name == "internal.member_2":
             value, domain = term.args
         else:
-            key, value, domain = term.args
-            if not isinstance(key, ast.Var):
+            first, value, domain = term.args
+            if not isinstance(first, ast.Var):
                 raise self.illegal("expected key to be a variable")
+            key = first
         if not isinstance(value, ast.Var):
             raise self.illegal("expected value to be a variable")
         if self.tok.kind != "{":
@@ -786,7 +789,7 @@ class Parser:
     def ref(self, head: ast.Term) -> ast.Term:
         if isinstance(head, (ast.Scalar, ast.TemplateString)):
             raise _Failure(head.loc, f"illegal ref (head cannot be {_value_name(head)})")
-        terms = [head]
+        terms: list[ast.Term] = [head]
         first = True
         while True:
             # The head of a rule may stand apart from its brackets; everything else touches.

@@ -29,7 +29,6 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Context, Decimal, InvalidOperation
-from operator import itemgetter
 from typing import Any, Final, TypeAlias, final
 
 Value: TypeAlias = Any
@@ -463,10 +462,9 @@ def json_text(value: Value) -> str:
     if kind is RegoSet:
         return "[" + ",".join([json_text(item) for item in value.sorted()]) + "]"
     if kind is dict:
-        pairs = sorted(
-            [(k if type(k) is str else json_text(unkey(k)), item) for k, item in value.items()], key=itemgetter(0)
-        )
-        return "{" + ",".join([f"{json_quote(k)}:{json_text(item)}" for k, item in pairs]) + "}"
+        # Of keys with the same text (1 and "1") the last in Rego's order stands, as in OPA.
+        pairs = {k if type(k) is str else json_text(unkey(k)): value[k] for k in sorted_keys(value)}
+        return "{" + ",".join([f"{json_quote(k)}:{json_text(pairs[k])}" for k in sorted(pairs)]) + "}"
     return to_rego(value)
 
 
