@@ -1,0 +1,1 @@
+"""The gateway's client side: links to tool servers, their catalogues, and the one way to forward a call."""

@@ -1,0 +1,146 @@
+"""One request on its way to a tool server, and how it ended.
+
+A link fills an exchange from its reading side (synchronous: `post`, `finish`); the task that made the request empties it
+(`next`, until None). What arrived before the answer is handled before the answer, in order.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.model.refusal import Code
+from gateway.servers.wire import Envelope
+
+MAX_WAITING = 1000
+"""Messages of one exchange that wait to be handled; a server that floods loses the rest (counted)."""
+
+Ran = Literal["no", "unknown", "yes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The tool server answered: with a result or an error of its own, as JSON text."""
+
+    result: bytes | None = None
+    error: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """There is no answer to relay."""
+
+    code: Code
+    reason: str
+    ran: Ran
+    """Whether the request may have been carried out."""
+    retry_after_seconds: float | None = None
+    status: int | None = None
+    """The HTTP status that said so, where one did."""
+    permanent: bool = False
+    """Trying again now is pointless."""
+    forgotten: bool = False
+    """The server knows nothing of the session or era that the request was sent in: not carried out, renew and repeat."""
+
+
+Ending = Answered | Unanswered
+
+
+class Exchange:
+    """One request in flight.
+
+    Args:
+        identifier: the JSON-RPC id that the link gave it.
+        max_result_bytes: a larger result is not taken.
+    """
+
+    __slots__ = (
+        "_loop",
+        "_messages",
+        "_pauses",
+        "_remaining",
+        "_timer",
+        "_waiter",
+        "dropped",
+        "ending",
+        "identifier",
+        "max_result_bytes",
+    )
+
+    def __init__(self, identifier: int, max_result_bytes: int) -> None:
+        self.identifier = identifier
+        self.max_result_bytes = max_result_bytes
+        self.ending: Ending | None = None
+        self.dropped = 0
+        self._messages: deque[Envelope] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._pauses = 0
+        self._remaining: float | None = None
+        self._loop = asyncio.get_running_loop()
+
+    # --- the link's side ---
+
+    def post(self, message: Envelope) -> None:
+        """A notification or request of the server that belongs to this exchange."""
+        if self.ending is not None:
+            return
+        if len(self._messages) >= MAX_WAITING:
+            self.dropped += 1
+            return
+        self._messages.append(message)
+        self._wake()
+
+    def finish(self, ending: Ending) -> None:
+        """The first ending counts."""
+        if self.ending is None:
+            self.ending = ending
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._wake()
+
+    # --- the requester's side ---
+
+    def expire_at(self, when: float | None) -> None:
+        """End as timed out at this instant of the loop's clock; None: never."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if when is not None and self.ending is None:
+            self._timer = self._loop.call_at(when, self._expire)
+
+    def pause(self) -> None:
+        """Let its time stand still, while a person is asked; each needs its `resume`."""
+        self._pauses += 1
+        if self._timer is not None:
+            self._remaining = self._timer.when() - self._loop.time()
+            self._timer.cancel()
+            self._timer = None
+
+    def resume(self) -> None:
+        """Let its time run again, where nothing else pauses it."""
+        self._pauses -= 1
+        if self._pauses == 0 and self._remaining is not None:
+            self.expire_at(self._loop.time() + max(0.0, self._remaining))
+            self._remaining = None
+
+    async def next(self) -> Envelope | None:
+        """The next message to handle, or None once there is an ending and nothing before it is left."""
+        while True:
+            if self._messages:
+                return self._messages.popleft()
+            if self.ending is not None:
+                return None
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def _expire(self) -> None:
+        self.finish(Unanswered(Code.SERVER_TIMEOUT, "it did not answer in time", "unknown"))
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,91 @@
+"""Server-sent events, read incrementally and bounded (WHATWG HTML, "Server-sent events")."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\n\r\n|\r\n\n|\r\r")
+"""An empty line. A further `\n` that belongs to it opens the next event as one more empty line, which means nothing."""
+_LINES = re.compile(rb"\r\n|\n|\r")
+
+
+class EventTooLarge(Exception):
+    """One event is larger than the bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its type (`message` where it names none), its data, and the stream's last event id by then."""
+
+    type: str
+    data: bytes
+
+
+class EventParser:
+    """Turns chunks into events.
+
+    Args:
+        receive: called with each event that has data.
+        max_bytes: of one event.
+    """
+
+    __slots__ = ("_buffer", "_first", "_max", "_receive", "_scanned", "last_event_id", "retry_seconds")
+
+    def __init__(self, receive: Callable[[Event], None], max_bytes: int) -> None:
+        self._receive = receive
+        self._max = max_bytes
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._first = True
+        self.last_event_id: str | None = None
+        """Where the stream can be taken up again, if its server supports that."""
+        self.retry_seconds: float | None = None
+        """How long the server asks to wait before reconnecting."""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the stream.
+
+        Raises:
+            EventTooLarge: an event outgrows its bound.
+        """
+        buffer = self._buffer
+        buffer += chunk
+        if self._first:
+            if len(buffer) < 3 and b"\xef\xbb\xbf".startswith(bytes(buffer)):
+                return
+            self._first = False
+            if buffer.startswith(b"\xef\xbb\xbf"):
+                del buffer[:3]
+        start = 0
+        while found := _BOUNDARY.search(buffer, max(start, self._scanned)):
+            block = bytes(buffer[start : found.start()])
+            start = self._scanned = found.end()
+            self._event(block)
+        if start:
+            del buffer[:start]
+        self._scanned = max(0, len(buffer) - 3)
+        if len(buffer) > self._max:
+            raise EventTooLarge
+
+    def _event(self, block: bytes) -> None:
+        if len(block) > self._max:
+            raise EventTooLarge
+        data: list[bytes] = []
+        type_ = "message"
+        for line in _LINES.split(block):
+            name, _, value = line.partition(b":")
+            if value[:1] == b" ":
+                value = value[1:]
+            match name:
+                case b"data":
+                    data.append(value)
+                case b"event":
+                    type_ = value.decode("utf-8", "replace") or "message"
+                case b"id" if b"\0" not in value:
+                    self.last_event_id = value.decode("utf-8", "replace")
+                case b"retry" if value.isdigit():
+                    self.retry_seconds = min(int(value) / 1000, 60.0)
+                case _:
+                    pass
+        if data:
+            self._receive(Event(type_, data[0] if len(data) == 1 else b"\n".join(data)))
