@@ -488,6 +488,7 @@ class SqlJournal:
                     raise WriteConflict(f"no table is registered for writes of kind {write.kind}")
                 for made in kind(entry.call, entry.at, write.data):
                     if isinstance(made, Chained):
+                        RecordType(made.type)
                         chained.append(made)
                     else:
                         _execute(raw, made, write.kind)
