@@ -295,8 +295,10 @@ class CodeGenerator:
             w.line(f"\telif not equal(r, {result}): raise {self.conflict(rule, kind, name)}")
 
     def conflict(self, rule: ast.Rule, kind: str, name: str) -> str:
-        suffix = " for the same inputs" if kind == "function" else ""
-        message = f"{kind} {name} produced conflicting values{suffix}"
+        message = "complete rules must not produce multiple outputs"
+        if kind == "function":
+            message = "functions must not produce multiple outputs for same inputs"
+        message += f" ({name})"
         return f"q.conflict({self.place(rule.loc)}, {message!r})"
 
     def set_group(self, w: FunctionWriter, group: Group) -> None:
@@ -803,16 +805,17 @@ class FunctionWriter(Writer):
                     return self.descend(self.hoisted[path], steps[length:], undefined=True)
         return self.descend(f"{self.c}.input", steps, undefined=True)
 
-    def lookup_path(self, name: str, base: str, path: Iterable[str]) -> None:
+    def lookup_path(self, name: str, base: str, path: Iterable[str], *, stored: bool = False) -> None:
         """The value along a path of strings."""
         steps = list(path)
         subscripts = "".join([f"[{step!r}]" for step in steps])
         self.line(f"try: {name} = {base}{subscripts}")
         self.line(f"except KeyError: {name} = U")
-        self.line(f"except TypeError: {name} = lookup({base}, {self.gen.constant(tuple(steps), f'path {steps!r}')})")
+        slow = "lookup" if not stored else "lookup_stored"
+        self.line(f"except TypeError: {name} = {slow}({base}, {self.gen.constant(tuple(steps), f'path {steps!r}')})")
 
-    def descend(self, value: str, steps: list[ast.Term], *, undefined: bool) -> tuple[str, bool]:
-        """Goes down a plain value along steps."""
+    def descend(self, value: str, steps: list[ast.Term], *, undefined: bool, stored: bool = False) -> tuple[str, bool]:
+        """Goes down a plain value along steps; `stored`: it is a base document, where numbers name keys, too."""
         at = 0
         while at < len(steps):
             names: list[str] = []
@@ -824,7 +827,7 @@ class FunctionWriter(Writer):
                 names.append(step.value)
             if names:
                 found = self.temp()
-                self.lookup_path(found, value, names)
+                self.lookup_path(found, value, names, stored=stored)
                 value, undefined = found, True
                 at += len(names)
                 continue
@@ -832,7 +835,7 @@ class FunctionWriter(Writer):
             at += 1
             if self.is_bound(step):
                 found = self.temp()
-                self.line(f"{found} = index({value}, {self.value(step)})")
+                self.line(f"{found} = {'index_stored' if stored else 'index'}({value}, {self.value(step)})")
                 value, undefined = found, True
             else:
                 value = self.iterate(value, step, None)
@@ -858,7 +861,7 @@ class FunctionWriter(Writer):
     def base_ref(self, node: Node, steps: list[ast.Term], at: int) -> tuple[str, bool]:
         if at == 0 and not steps:
             return self.dynamic_ref(node, [])
-        return self.descend(f"{self.c}.data", steps, undefined=True)
+        return self.descend(f"{self.c}.data", steps, undefined=True, stored=True)
 
     def group_ref(self, group: Group, steps: list[ast.Term]) -> tuple[str, bool]:
         number = group.number

@@ -59,7 +59,8 @@ class EvalError(Exception):
     """A query cannot be answered."""
 
     def __init__(self, code: str, message: str, loc: Location | None = None) -> None:
-        where = f"{loc.file}:{loc.row}:{loc.column}: " if loc is not None and loc.row else ""
+        # OPA's text: the column stays in a field.
+        where = f"{loc.file}:{loc.row}: " if loc is not None and loc.row else ""
         super().__init__(f"{where}{code}: {message}")
         self.code = code
         self.message = message

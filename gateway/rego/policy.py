@@ -105,7 +105,6 @@ class Policy:
         self._generator = generator if generator is not None else _generate(compilation, Targets())
         self._covering: CodeGenerator | None = None
         self._revision: str | None = None
-        _check_paths(compilation.root, data)
 
     # Asking -------------------------------------------------------------------------------------------------------
 
@@ -352,6 +351,23 @@ class Policy:
                 work += graph.edges[id(rule)]
         return paths
 
+    def path_conflicts(self) -> list[Problem]:
+        """Rules that define what the data defines, too, as OPA's commands refuse them.
+
+        (The engine, like OPA's, lets the rule answer for the path and the data for documents around it.)
+        """
+        problems: list[Problem] = []
+        stack: list[tuple[Node, Value]] = [(self._compilation.root, self._data)]
+        while stack:
+            node, base = stack.pop()
+            if node.rules:
+                path = "/".join(str(step) for step in node.path)
+                message = f"conflicting rule for data path {path} found"
+                problems.append(Problem.at(node.rules[0].loc, errors.COMPILE, message))
+            elif type(base) is dict:
+                stack += [(child, base[step]) for step, child in node.children.items() if step in base]
+        return problems
+
     def _rules(self) -> Iterator[ast.Rule]:
         for module in self._compilation.modules:
             for rule in module.rules:
@@ -433,23 +449,6 @@ def _with_closures(body: ast.Body) -> Iterator[ast.Expr]:
     from gateway.rego.resolve import exprs_of_body
 
     yield from exprs_of_body(body)
-
-
-def _check_paths(root: Node, data: Value) -> None:
-    """A rule and the base document may not define the same path."""
-    problems: list[Problem] = []
-    stack: list[tuple[Node, Value]] = [(root, data)]
-    while stack:
-        node, base = stack.pop()
-        if node.rules:
-            path = "/".join(str(step) for step in node.path)
-            message = f"conflicting rule for data path {path} found"
-            problems.append(Problem.at(node.rules[0].loc, errors.COMPILE, message))
-            continue
-        if type(base) is dict:
-            stack += [(child, base[step]) for step, child in node.children.items() if step in base]
-    if problems:
-        raise CompileError(problems)
 
 
 def _input_value(policy: Policy, value: Any, text: str | None) -> Value:

@@ -106,6 +106,8 @@ class Rewriter:
         all_vars(rule.head.args or [], safe)
         safe = self.templates_in_body(rule.body, safe)
         head = rule.head
+        if head.args is not None:
+            head.args = [self.templates_in_term(arg, safe) for arg in head.args]
         if head.key is not None:
             head.key = self.templates_in_term(head.key, safe)
         if head.value is not None:

@@ -23,7 +23,9 @@ from gateway.rego.values import (
     Value,
     compare,
     equal,
+    is_number,
     key,
+    number_text,
     sorted_keys,
     to_rego,
     unkey,
@@ -220,6 +222,24 @@ def lookup(value: Value, steps: Iterable[Value]) -> Value:
     return value
 
 
+def index_stored(value: Value, step: Value) -> Value:
+    """`value[step]` in a base document: its paths are strings, so a number finds the key that is its text."""
+    kind = type(value)
+    if kind is dict:
+        if type(step) is str:
+            return value.get(step, U)
+        return value.get(number_text(step), U) if is_number(step) else index(value, step)
+    if kind is list and type(step) is str:
+        return index(value, int(step)) if step.isascii() and step.isdigit() and str(int(step)) == step else U
+    return index(value, step)
+
+
+def lookup_stored(value: Value, steps: Iterable[Value]) -> Value:
+    for step in steps:
+        value = index_stored(value, step)
+    return value
+
+
 def values(container: Value) -> Iterable[Value]:
     """The members of a collection, in any order."""
     kind = type(container)
@@ -342,14 +362,21 @@ def extent(c: Context, node: Node, base: Value) -> Value:
         below = own.get(step, U)
         value = extent(c, child, below)
         if value is not U:
-            result[step] = value
+            result[step] = merged(below, value) if child.group >= 0 and below is not U else value
     return result
+
+
+def merged(base: Value, virtual: Value) -> Value:
+    """Both documents in one; where they meet and are not both objects, the base document wins."""
+    if type(base) is not dict or type(virtual) is not dict:
+        return base
+    return {**virtual, **{k: merged(v, virtual[k]) if k in virtual else v for k, v in base.items()}}
 
 
 def base_at(c: Context, path: tuple[Key, ...]) -> Value:
     value = c.data
     for step in path:
-        value = value.get(step, U) if type(value) is dict else lookup(value, (unkey(step),))
+        value = index_stored(value, unkey(step))
         if value is U:
             return U
     return value
@@ -486,7 +513,7 @@ def print_line(q: Query, parts: Sequence[Sequence[Value]], at: int) -> None:
 
 
 __all__ = [
-    "FREE", "Builder", "Context", "M", "Query", "U", "base_at", "call_mock", "compare", "dynamic", "equal", "extent", "index",
-    "is_collection", "items", "items_in_order", "key", "lookup", "make_set", "member", "member_at", "patched", "print_line", "put",
+    "FREE", "Builder", "Context", "M", "Query", "U", "base_at", "call_mock", "compare", "dynamic", "equal", "extent", "index", "index_stored",
+    "is_collection", "items", "items_in_order", "key", "lookup", "lookup_stored", "make_set", "member", "member_at", "patched", "print_line", "put",
     "shown", "steps_of", "values", "values_in_order",
 ]  # fmt: skip

@@ -262,7 +262,9 @@ class _Unifier:
             case ast.ArrayComprehension() | ast.ObjectComprehension() | ast.SetComprehension():
                 if isinstance(b, ast.Var):
                     self.mark_safe(b.name)
-                elif (isinstance(b, ast.ArrayTerm) and isinstance(a, ast.ArrayComprehension)) or (isinstance(b, ast.ObjectTerm) and isinstance(a, ast.ObjectComprehension)):
+                elif (isinstance(b, ast.ArrayTerm) and isinstance(a, ast.ArrayComprehension)) or (
+                    isinstance(b, ast.ObjectTerm) and isinstance(a, ast.ObjectComprehension)
+                ):
                     self.mark_all_safe(b)
             case ast.ArrayTerm():
                 self.unify_array(a, b)

@@ -126,6 +126,14 @@ DECLARED: Final[dict[str, Declaration]] = {
 }
 """Every builtin of OPA by name, whether this engine has it or not."""
 
+
+
+def declare(line: str) -> None:
+    """Declares a builtin that OPA does not have, in the language of :mod:`.declarations`, for its embedder to register."""
+    declared = _declaration(line)
+    DECLARED.setdefault(declared.name, declared)
+
+
 _FUNCTIONS: Final[dict[str, BuiltinFunction]] = {}
 
 
