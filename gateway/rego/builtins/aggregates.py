@@ -62,13 +62,14 @@ def product(ctx: BuiltinContext, values: Value) -> Value:
             result *= factor
         return result
     # Products are the one place where OPA computes with the 53 bits of a float64, and keeps the sign of a zero.
-    total, negative = Fraction(1), False
+    total = Fraction(1)
+    negative = False
     for item in items:
         if not operands.is_number(item):
             raise element_error(1, values, item, "number")
-        factor = to_fraction(item)
-        negative ^= factor < 0 or number_text(item).startswith("-")
-        total = round_to_precision(total * factor, 53)
+        by = to_fraction(item)
+        negative ^= by < 0 or number_text(item).startswith("-")
+        total = round_to_precision(total * by, 53)
     if not total:
         return NumberText("-0") if negative else 0
     if not Fraction(sys.float_info.min) <= abs(total) <= Fraction(sys.float_info.max):
