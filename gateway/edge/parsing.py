@@ -25,7 +25,9 @@ MAX_BATCH: Final = 100
 MAX_ID_CHARACTERS: Final = 1024
 """Of a request's id, which is echoed in the answer."""
 
-_LONG_DIGITS = re.compile(rb"[0-9]{19}")
+_ZEROS = bytes(0x30 if 0x30 <= byte <= 0x39 else byte for byte in range(256))
+_LONG_DIGITS = b"0" * 19
+"""Every digit made a zero, 19 digits in a row are found with one search: fast, where a regular expression is not."""
 _STRING_OR_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.DOTALL)
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 
@@ -83,7 +85,7 @@ def parse(body: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise Malformed(PARSE_ERROR, f"The body is not JSON that can be read: {error}") from None
-    if _LONG_DIGITS.search(body) is not None and (place := _integer_beyond_64_bits(body)) is not None:
+    if _LONG_DIGITS in body.translate(_ZEROS) and (place := _integer_beyond_64_bits(body)) is not None:
         raise Malformed(
             INVALID_REQUEST,
             f"The integer at byte {place} does not fit in 64 bits; send it as a string, or as a float",

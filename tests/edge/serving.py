@@ -2,7 +2,7 @@
 a script. It is served by uvicorn on a free port, or over a pair of in-memory message streams."""
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -67,12 +67,15 @@ class Keeping:
     def __init__(self) -> None:
         self.begins: list[Begin] = []
         self.ends: list[End] = []
+        self.ended = anyio.Event()
+        """A call has ended."""
 
     async def begin(self, begin: Begin) -> None:
         self.begins.append(begin)
 
     async def end(self, end: End) -> None:
         self.ends.append(end)
+        self.ended.set()
 
     async def record(self, type: str, body: Mapping[str, Any]) -> None:
         raise AssertionError("calls alone are recorded here")
@@ -87,6 +90,12 @@ class World:
     journal: Keeping
     events: EventFanout
     published: list[Event] = field(default_factory=list)
+
+    def told(self, kind: type[Event]) -> anyio.Event:
+        """Is set once an event of this kind is published."""
+        told = anyio.Event()
+        self.events.subscribe(lambda event: told.set() if isinstance(event, kind) else None)
+        return told
 
 
 def prompt(name: str, server: str = "fixture") -> Entry:
@@ -157,6 +166,20 @@ class Served:
         content = body if isinstance(body, bytes) else orjson.dumps(body)
         base = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
         return await self.client.post(self.url, content=content, headers={**base, **(headers or {})})
+
+    async def raw(self, lines: Sequence[str], body: bytes) -> tuple[int, bytes]:
+        """A POST with these header lines exactly as they are; the status and the rest of what came back."""
+        port = int(self.url.split(":")[2].split("/")[0])
+        usual = [f"Host: 127.0.0.1:{port}", "Content-Type: application/json", "Connection: close"]
+        head = "\r\n".join(["POST /mcp HTTP/1.1", *usual, f"Content-Length: {len(body)}", *lines, "", ""])
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(head.encode("latin-1") + body)
+            text = b""
+            with anyio.fail_after(5):
+                async for chunk in stream:
+                    text += chunk
+        top, _, rest = text.partition(b"\r\n\r\n")
+        return int(top.split()[1]), rest
 
     async def modern(self, method: str, params: Any = None, **changes: Any) -> httpx2.Response:
         """A request of 2026-07-28 with all that it needs; `headers` and `meta` add to it."""
