@@ -1,8 +1,9 @@
 """`import` and `install`: a client's servers come here, and the gateway goes there."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -45,7 +46,13 @@ def take_over(
 
     from gateway.clients import importing
     from gateway.clients.known import Surroundings, places
-    from gateway.servers.listing import list_tools
+    from gateway.servers.listing import Unreachable, list_tools
+
+    async def asked(configuration: "Configuration", server: str) -> Sequence[Mapping[str, Any]]:
+        try:
+            return await list_tools(configuration, server)
+        except Unreachable as error:
+            raise importing.ServerUnreachable(str(error)) from None
 
     around = Surroundings.here()
     where = places(source, around)
@@ -55,7 +62,7 @@ def take_over(
     if found.servers:
         names = ", ".join(server.draft.name for server in found.servers)
         frame.say(f"asking {names} for their tools …")
-        anyio.run(importing.propose, found, path.absolute().parent, list_tools)
+        anyio.run(importing.propose, found, asked)
     if (found.servers or head) and not dry_run:
         importing.write(found, path.absolute(), head)
     return found

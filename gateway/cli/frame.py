@@ -7,6 +7,7 @@ usage or configuration. Results go to stdout, everything else to stderr.
 
 import importlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -245,6 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit with its code."""
     from gateway.model.errors import ConfigurationError, GatewayError, PolicyLoadError
 
+    # `serve` and `stdio` configure their own, structured; of other commands only what went wrong is of interest.
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=os.environ.get("GATEWAY_LOG_LEVEL", "critical").upper())
     try:
         code = gateway.main(
             args=None if arguments is None else list(arguments), prog_name="gateway", standalone_mode=False

@@ -89,7 +89,7 @@ def _same(one: Draft, other: Draft) -> bool:
     return (one.command, one.args, one.url, one.cwd) == (other.command, other.args, other.url, other.cwd)
 
 
-async def propose(found: Import, directory: Path, list_tools: ListTools) -> None:
+async def propose(found: Import, list_tools: ListTools) -> None:
     """Connect to each server and propose a risk for each of its tools.
 
     The servers run from a configuration of their own in a temporary directory, so that secrets are on disk only with

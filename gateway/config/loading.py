@@ -226,6 +226,7 @@ class _Loader:
         agents, operators = self._principals(document)
         self._together(document, operators)
         self.stop_if_faulty()
+        self._exposed(servers, store, policy)
         assert store is not None
         assert counters is not None
         assert policy is not None
@@ -631,6 +632,30 @@ class _Loader:
                     self.warn(
                         ("servers", name, "headers", key),
                         "a secret stands in the file; write ${env:NAME} or ${file:PATH}",
+                    )
+
+    def _exposed(
+        self, servers: Mapping[str, ServerSettings], store: StoreSettings | None, policy: PolicySettings | None
+    ) -> None:
+        """Warn of a tool server whose directories hold what decides over it: it could write its own permission."""
+        guarded = {"the configuration": self.file}
+        if policy is not None and policy.path is not None and not policy.shipped:
+            guarded["the policies"] = policy.path
+        if store is not None and store.path is not None:
+            guarded["the store"] = store.path
+        for match in re.finditer(r"\$\{file:([^}]+)\}", self.text):
+            guarded.setdefault("a key", self._path(match[1].strip()))
+        for server in servers.values():
+            places = [("roots", root) for root in server.roots] + [("args", arg) for arg in server.args]
+            for key, place in places:
+                if not os.path.isabs(place):
+                    continue
+                root = os.path.realpath(place)
+                inside = [what for what, path in guarded.items() if Path(os.path.realpath(path)).is_relative_to(root)]
+                if inside:
+                    self.warn(
+                        ("servers", server.name, key),
+                        f"{place} contains {' and '.join(inside)}: this tool server could change what decides over it",
                     )
 
 

@@ -101,7 +101,7 @@ def test_a_file_of_any_client_can_be_named(tmp_path: Path) -> None:
 async def imported(tmp_path: Path, servers: Mapping[str, object], configuration: Configuration | None = None) -> Import:
     put(tmp_path / "client.json", {"mcpServers": servers})
     found = gather(places(str(tmp_path / "client.json"), here(tmp_path)), configuration, here(tmp_path))
-    await propose(found, tmp_path, list_tools)
+    await propose(found, list_tools)
     return found
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.clients.jsonc import JsonError, parse, remove_member, set_member
@@ -78,6 +78,7 @@ objects = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(names, objects, max_size=5), names, objects, st.sampled_from([None, 2, "\t"]))
 def test_setting_and_removing_does_what_it_does_to_a_dict(
     before: dict[str, object], key: str, value: object, indent: int | str | None
@@ -89,6 +90,7 @@ def test_setting_and_removing_does_what_it_does_to_a_dict(
     assert removed == {name: item for name, item in before.items() if name != key}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(names, objects, max_size=5), names, objects)
 def test_a_member_that_went_in_and_out_leaves_the_same_value(
     before: dict[str, object], key: str, value: object

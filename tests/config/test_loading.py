@@ -515,6 +515,26 @@ def test_a_secret_that_resolves_to_another_value_relinks_its_server(monkeypatch:
     assert diff(old, loads(text)).servers_relinked == ("a",)
 
 
+@pytest.mark.rule("config.roots-exposed")
+def test_roots_that_hold_what_decides_over_their_server_are_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "secret").write_text("kQ2vX0sU7bM4nY9zR1tW6cE3fG8hJ5pA")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "policies")
+    text = """[gateway]\nstore='sqlite:data/g.db'\n[agents.a]\nkey='${file:secret}'\n
+[servers.all]\ncommand='a'\nroots=['.']\n[servers.store]\ncommand='a'\nroots=['data']\n
+[servers.link]\ncommand='a'\nroots=['link']\n[servers.args]\ncommand='fs'\nargs=['/']\n
+[servers.fine]\ncommand='a'\nroots=['elsewhere', 'file:///']\nargs=['-v']\n"""
+    (tmp_path / "servers.toml").write_text(text)
+    warnings = load(tmp_path / "servers.toml").warnings
+    assert [re.sub(r".*?: servers\.(\w+)\.\w+: \S+ contains (.*?): .*", r"\1: \2", line) for line in warnings] == [
+        "all: the configuration and the policies and the store and a key",
+        "store: the store",
+        "link: the policies",
+        "args: the configuration and the policies and the store and a key",
+    ]
+
+
 def test_commands_beside_the_gateway_are_found_without_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     found = find_command("gateway")
