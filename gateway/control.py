@@ -85,6 +85,8 @@ class Gateway:
         self._execute = execute
         self._directory = directory
         self._channels: dict[str, SessionChannel] = {}
+        self.continue_trace: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None
+        """Puts the call's own span into the `_meta` that is judged and forwarded, where traces are exported."""
 
     # --- who asks ---
 
@@ -130,7 +132,7 @@ class Gateway:
         received = params.get("_meta")
         if received is not None and not isinstance(received, dict):
             raise ValueError("params._meta is not an object")
-        meta = received or {}
+        meta: Mapping[str, Any] = received or {}
         key, why = meta.get("gateway/idempotency-key"), meta.get("gateway/why")
         if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= 256):
             raise ValueError("params._meta['gateway/idempotency-key'] is not a string of 1 to 256 characters")
@@ -140,6 +142,8 @@ class Gateway:
         type_, target, arguments = _target(method, rest)
         now = self.clock.time_ns()
         identifier = new_id()
+        if self.continue_trace is not None:
+            meta = self.continue_trace(meta, identifier)
         return Call(
             id=identifier,
             method=method,

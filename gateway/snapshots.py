@@ -90,6 +90,11 @@ class Snapshots:
         """Made anew on `_swap` only."""
         return self._snapshot
 
+    @property
+    def agents(self) -> tuple[AgentKey, ...] | None:
+        """The credentials of the present configuration."""
+        return agent_keys(self.configuration)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Snapshots"]:
         """Load the policy, make the first snapshot, and close the policy engine at the end.

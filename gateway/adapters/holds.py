@@ -46,6 +46,13 @@ TABLES = """
         at REAL NOT NULL,
         data BLOB NOT NULL
     ) WITHOUT ROWID;
+    CREATE TABLE hold_decisions (
+        number INTEGER PRIMARY KEY,
+        hold_id TEXT NOT NULL,
+        at REAL NOT NULL,
+        data BLOB NOT NULL
+    );
+    CREATE INDEX hold_decisions_by_hold ON hold_decisions (hold_id, number);
     CREATE INDEX holds_live ON holds (state) WHERE state IN ('pending', 'approved', 'denied', 'claimed', 'done');
 """
 

@@ -3,6 +3,8 @@
 Control tables of stages (quotas, idempotency, holds) are added here as further steps, so that a store has one version.
 """
 
+from gateway.adapters import holds, keys, limits
+
 STEPS: tuple[str, ...] = (
     # 1: the chain, what lies beside it, and what makes lists fast
     """
@@ -94,4 +96,6 @@ STEPS: tuple[str, ...] = (
         data BLOB NOT NULL
     ) WITHOUT ROWID;
     """,
+    # 2: what stages keep: holds and their signed decisions, idempotency keys, use of quotas, stops
+    holds.TABLES + keys.TABLES + limits.TABLES,
 )

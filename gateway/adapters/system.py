@@ -61,6 +61,11 @@ class EventStream:
         self._end: Callable[[], None] | None = None
         self.dropped = 0
 
+    @property
+    def waiting(self) -> int:
+        """Events that are queued."""
+        return len(self._queue)
+
     async def __aenter__(self) -> "EventStream":
         self._end = self._fanout.subscribe(self._receive)
         return self

@@ -44,7 +44,7 @@ class Budget:
     amount: float
     window: Window
     cost: str = ""
-    """Path into the result (`result._meta.cost`); empty: the tool's fixed cost."""
+    """Path into the result (`result._meta.cost`); a tool's own fixed cost goes before it."""
     reserve: float = 0.0
     """Charged before, and kept where the result names no cost, a negative one, or the call is in doubt."""
 
@@ -215,9 +215,9 @@ class Taken:
 
 
 def cost_of(quota: Quota, call: Call) -> float:
-    """What a call is charged before it runs: the tool's fixed cost, else the reserve."""
+    """What a call is charged before it runs: the tool's fixed cost, where it has one, else the reserve."""
     assert quota.budget is not None
-    if not quota.budget.cost and call.entry is not None and call.entry.cost is not None:
+    if call.entry is not None and call.entry.cost is not None:
         return call.entry.cost
     return quota.budget.reserve
 

@@ -64,7 +64,12 @@ class Quotas:
         for taken in held:
             cost = None
             budget = taken.quota.budget
-            if budget is not None and budget.cost and isinstance(outcome, Completed) and outcome.result is not None:
+            if (
+                budget is not None
+                and not _fixed(call)
+                and isinstance(outcome, Completed)
+                and outcome.result is not None
+            ):
                 cost = cost_in(orjson.loads(outcome.received or outcome.result), budget.cost)
             final = self._ledger.settle(taken, executed=ran, cost=cost)
             if durable(taken) and (not ran or final != taken.cost):
@@ -137,6 +142,11 @@ def may_have_run(outcome: Outcome) -> bool:
             return False
         case _:
             assert_never(outcome)
+
+
+def _fixed(call: Call) -> bool:
+    """Whether the tool has a cost of its own, whatever its results say."""
+    return call.entry is not None and call.entry.cost is not None
 
 
 def _written(taken: Taken, cost: float, calls: int | None = None) -> dict[str, object]:

@@ -1,0 +1,131 @@
+"""Quota use and stops, durable: written with the calls they belong to, read back at start."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from gateway.adapters.writes import Chained, Statement, WriteKind
+from gateway.decide.pause import Stop, Stops
+from gateway.decide.quota import Ledger, Quota, Use, Window
+from gateway.model.call import Call
+
+TABLES = """
+    CREATE TABLE quota_use (
+        call_id TEXT NOT NULL,
+        quota TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        at REAL NOT NULL,
+        calls INTEGER NOT NULL,
+        cost REAL NOT NULL,
+        PRIMARY KEY (call_id, quota)
+    ) WITHOUT ROWID;
+    CREATE INDEX quota_use_at ON quota_use (quota, at);
+
+    CREATE TABLE stops (
+        subject TEXT NOT NULL,
+        name TEXT NOT NULL,
+        killed INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        by TEXT NOT NULL,
+        at REAL NOT NULL,
+        until REAL,
+        client TEXT NOT NULL,
+        PRIMARY KEY (subject, name)
+    ) WITHOUT ROWID;
+"""
+
+KEEP_SECONDS = 32 * 86_400.0
+"""No window is longer than a month; older use is forgotten."""
+
+
+class Reads(Protocol):
+    """What is needed of the journal."""
+
+    async def read(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any: ...
+
+
+async def load_use(journal: Reads, ledger: Ledger, quotas: Sequence[Quota], now: float) -> None:
+    """Bring back what was used of counts and budgets before the process began."""
+    windows: dict[str, Quota] = {quota.id: quota for quota in quotas}
+    for identifier, subject, at, calls, cost in await journal.read(_use, now - KEEP_SECONDS):
+        quota = windows.get(identifier)
+        if quota is None:
+            continue
+        key = (identifier, subject)
+        if calls and quota.window is not None:
+            _add(ledger.calls, key, quota.window, at, calls)
+        if cost and quota.budget is not None:
+            _add(ledger.costs, key, quota.budget.window, at, cost)
+
+
+def _add(uses: dict[tuple[str, str], Use], key: tuple[str, str], window: Window, at: float, amount: float) -> None:
+    uses.setdefault(key, Use()).add(window, at, amount)
+
+
+async def load_stops(journal: Reads, stops: Stops, now: float) -> None:
+    """Bring back the pauses and kills that are in force."""
+    for subject, name, killed, reason, by, at, until, client in await journal.read(_stops):
+        if until is None or until > now:
+            stops.put(
+                Stop(
+                    subject=subject,
+                    name=name,
+                    killed=bool(killed),
+                    reason=reason,
+                    by=by,
+                    at=at,
+                    until=until,
+                    client=client,
+                )
+            )
+
+
+def stop_row(stop: Stop) -> Mapping[str, Any]:
+    """The data of a `stop.put` write."""
+    return asdict(stop)
+
+
+def _use(raw: Any, since: float) -> list[Any]:
+    return list(raw.execute("SELECT quota, subject, at, calls, cost FROM quota_use WHERE at > ?", (since,)).fetchall())
+
+
+def _stops(raw: Any) -> list[Any]:
+    return list(raw.execute("SELECT subject, name, killed, reason, by, at, until, client FROM stops").fetchall())
+
+
+def _reserved(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    assert call is not None
+    values = (call.id, data["quota"], data["subject"], data["at"], data["calls"], data["cost"])
+    sql = "INSERT OR REPLACE INTO quota_use (call_id, quota, subject, at, calls, cost) VALUES (?, ?, ?, ?, ?, ?)"
+    return (Statement(sql=sql, parameters=values),)
+
+
+def _settled(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    assert call is not None
+    sql = "UPDATE quota_use SET calls = ?, cost = ? WHERE call_id = ? AND quota = ?"
+    return (Statement(sql=sql, parameters=(data["calls"], data["cost"], call.id, data["quota"])),)
+
+
+def _pruned(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    return (Statement(sql="DELETE FROM quota_use WHERE at <= ?", parameters=(at - KEEP_SECONDS,)),)
+
+
+def _stop_put(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    names = ("subject", "name", "killed", "reason", "by", "at", "until", "client")
+    sql = "INSERT OR REPLACE INTO stops (subject, name, killed, reason, by, at, until, client) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    return (Statement(sql=sql, parameters=tuple(data[name] for name in names)),)
+
+
+def _stop_lifted(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    return (
+        Statement(sql="DELETE FROM stops WHERE subject = ? AND name = ?", parameters=(data["subject"], data["name"])),
+    )
+
+
+WRITES: Mapping[str, WriteKind] = {
+    "quota.reserved": _reserved,
+    "quota.settled": _settled,
+    "quota.pruned": _pruned,
+    "stop.put": _stop_put,
+    "stop.lifted": _stop_lifted,
+}

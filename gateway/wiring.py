@@ -1,0 +1,542 @@
+"""What is put together, and in which order: the one place that knows every adapter.
+
+`build` makes a whole gateway around a configuration and takes it down again; `serve` puts the HTTP listener in front of
+one, `stdio` a client's pipes. The chain's order is the literal tuple in `chain`; engines are chosen by the scheme of their
+URL in `POLICIES`.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.abc
+import orjson
+
+from gateway import limits, telemetry
+from gateway.adapters import holds, keys
+from gateway.adapters import limits as stored_limits
+from gateway.adapters.holds import HoldBook
+from gateway.adapters.journal import SqlJournal, open_journal
+from gateway.adapters.keys import StoredKeys
+from gateway.adapters.limits import load_stops, load_use, stop_row
+from gateway.adapters.policy_embedded import embedded_policy
+from gateway.adapters.policy_opa import opa_policy
+from gateway.adapters.sealing import open_seal
+from gateway.adapters.signing import Signer, open_signer
+from gateway.adapters.system import EventFanout, SystemClock
+from gateway.config import AgentSettings, Configuration, PolicySettings, load
+from gateway.control import AgentKey, Gateway
+from gateway.decide.pause import Stop, Stops
+from gateway.decide.quota import Ledger
+from gateway.directory import PolicyDirectory
+from gateway.edge.http import application, mcp_app
+from gateway.edge.listener import bound, serve_http
+from gateway.edge.security import Asgi
+from gateway.edge.settings import EdgeSettings
+from gateway.edge.stdio import serve_stdio, take_stdio
+from gateway.engine import Engine
+from gateway.model.errors import GatewayError, JournalUnavailable
+from gateway.model.events import (
+    AuthenticationRefused,
+    CatalogueChanged,
+    Event,
+    SessionEnded,
+    StateChanged,
+    SubscriptionEnded,
+)
+from gateway.model.recording import RecordingSettings
+from gateway.model.snapshot import Snapshot
+from gateway.model.verdict import Write
+from gateway.ports import PolicyEngine, SessionChannel, Stage
+from gateway.servers.pool import ToolServers
+from gateway.snapshots import Snapshots
+from gateway.stages.authorize import Authorize
+from gateway.stages.breaker import CircuitBreaker
+from gateway.stages.bulkhead import Bulkhead
+from gateway.stages.deduplicate import Deduplicate
+from gateway.stages.hold import Holds
+from gateway.stages.interrupt import Interrupt
+from gateway.stages.quota import Quotas
+from gateway.stages.resolve import Resolve
+from gateway.stages.validate import Validate
+
+logger = logging.getLogger("gateway")
+
+DRAIN_SECONDS = 10.0
+"""How long calls in flight may take to end when the gateway stops."""
+
+WRITES = {**holds.WRITES, **keys.WRITES, **stored_limits.WRITES}
+
+
+@asynccontextmanager
+async def _embedded(settings: PolicySettings) -> AsyncIterator[PolicyEngine]:
+    assert settings.path is not None
+    yield await anyio.to_thread.run_sync(
+        lambda: embedded_policy(settings.path, shown=settings.path.name, decision=settings.decision)  # type: ignore[arg-type,union-attr]
+    )
+
+
+@asynccontextmanager
+async def _opa(settings: PolicySettings) -> AsyncIterator[PolicyEngine]:
+    assert settings.url is not None
+    async with opa_policy(
+        settings.url.reveal(), decision=settings.decision, timeout_seconds=settings.timeout_seconds
+    ) as engine:
+        yield engine
+
+
+POLICIES: Mapping[str, Callable[[PolicySettings], AbstractAsyncContextManager[PolicyEngine]]] = {
+    "embedded": _embedded,
+    "opa": _opa,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Runtime:
+    """One running gateway, with all that operators may look at and act on."""
+
+    configuration: Callable[[], Configuration]
+    gateway: Gateway
+    engine: Engine
+    servers: ToolServers
+    snapshots: Snapshots
+    journal: SqlJournal
+    book: HoldBook
+    keys: StoredKeys
+    stops: Stops
+    ledger: Ledger
+    quotas: Quotas
+    breaker: CircuitBreaker
+    bulkhead: Bulkhead
+    signer: Signer
+    metrics: telemetry.Metrics
+    events: EventFanout
+    clock: SystemClock
+    started_at: float
+    put_stop: Callable[[Stop], None]
+    """Puts a pause or kill in force now, cancels what it kills, and makes it durable soon after."""
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
+
+
+def chain(
+    *,
+    resolve: Resolve,
+    interrupt: Interrupt,
+    validate: Validate,
+    authorize: Authorize,
+    deduplicate: Deduplicate,
+    hold: Holds,
+    quota: Quotas,
+    breaker: CircuitBreaker,
+    bulkhead: Bulkhead,
+) -> tuple[Stage, ...]:
+    """The stages in their order (DESIGN). Holds come before quotas: a call that waits for a person occupies nothing."""
+    return (resolve, interrupt, validate, authorize, deduplicate, hold, quota, breaker, bulkhead)
+
+
+@asynccontextmanager
+async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIterator[Runtime]:
+    """A whole gateway around a configuration, from recovery to a drained end. The caller owns the store.
+
+    Raises:
+        PolicyLoadError: the policies cannot be used.
+        JournalUnavailable: the store cannot be opened.
+        GatewayError: a key file is readable by others, or is none.
+    """
+    clock, events, metrics = SystemClock(), EventFanout(), telemetry.Metrics()
+    store = configuration.store.path if configuration.store.scheme == "sqlite" else None
+    seal, signer = open_seal(store), open_signer(store)
+    stops, ledger = Stops(), Ledger()
+    snapshots: Snapshots
+    gateway: Gateway | None = None
+
+    def current() -> Configuration:
+        return snapshots.configuration
+
+    async def channel(session_id: str) -> SessionChannel | None:
+        return None if gateway is None else await gateway.channel(session_id)
+
+    async with contextlib.AsyncExitStack() as stack:
+        journal = await stack.enter_async_context(
+            open_journal(
+                store,
+                clock=clock,
+                durability=configuration.gateway.durability,
+                settings=recording(configuration),
+                kinds=WRITES,
+            )
+        )
+        servers = ToolServers(channel)
+        await servers.reconfigure(configuration.servers)
+
+        def swapped(snapshot: Snapshot, agents: tuple[AgentKey, ...] | None) -> None:
+            journal.settings = recording(snapshots.configuration)
+            if gateway is not None:
+                gateway.snapshot, gateway.agents = snapshot, agents
+
+        snapshots = Snapshots(
+            configuration=configuration,
+            load=lambda: load(configuration.file),
+            open_policy=lambda new: POLICIES[new.policy.scheme](new.policy),
+            servers=servers,
+            journal=journal,
+            clock=clock,
+            events=events,
+            swapped=swapped,
+        )
+        await stack.enter_async_context(snapshots.running())
+        servers.on_change(lambda server, kinds: snapshots.catalogue_changed(server, sorted(kinds)))
+
+        book = HoldBook(
+            journal=journal,
+            seal=seal,
+            signer=signer,
+            clock=clock,
+            events=events,
+            settings=lambda: limits.approvals(current()),
+            operators=lambda: limits.operators(current()),
+        )
+        stored_keys = StoredKeys(journal, seal, clock)
+        now = clock.time_ns() / 1e9
+        await book.load()
+        await stored_keys.load()
+        await load_stops(journal, stops, now)
+        await load_use(journal, ledger, limits.quotas(configuration), now)
+        cached = _Cached(current)
+
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+
+        def put_stop(stop: Stop) -> None:
+            stops.put(stop)
+            if stop.killed:
+                for run in tuple(engine.running()):
+                    if stops.stopping(run.call, clock.time_ns() / 1e9) is not None:
+                        engine.kill(run.call.id, stop.reason or f"by {stop.by}")
+            at = clock.time_ns() / 1e9
+            state = "killed" if stop.killed else "paused"
+            facts = {"reason": stop.reason, "by": stop.by, "until": stop.until}
+            events.publish(
+                StateChanged(at=at, kind="stop", subject=f"{stop.subject}:{stop.name}", state=state, facts=facts)
+            )
+            tasks.start_soon(
+                _recorded,
+                journal,
+                "state.changed",
+                _stop_body(stop, state),
+                Write(kind="stop.put", data=stop_row(stop)),
+            )
+
+        hold_stage = Holds(book, lambda server: limits.server_fingerprint(current(), server), clock)
+        directory = PolicyDirectory(events, clock)
+        authorize = Authorize(timeout_seconds=configuration.policy.timeout_seconds)
+        quota = Quotas(cached.quotas, ledger, clock)
+        breaker = CircuitBreaker(lambda call: limits.breaker(current(), call), clock, events)
+        bulkhead = Bulkhead(
+            lambda risk: limits.pool(current(), risk), lambda server: limits.server_pool(current(), server), clock
+        )
+        engine = Engine(
+            stages=chain(
+                resolve=Resolve(directory, events, hold_stage.approval),
+                interrupt=Interrupt(
+                    stops=stops,
+                    rules=cached.interrupts,
+                    quotas=cached.quotas,
+                    ledger=ledger,
+                    stop=put_stop,
+                    clock=clock,
+                ),
+                validate=Validate(),
+                authorize=authorize,
+                deduplicate=Deduplicate(
+                    stored_keys,
+                    ttl_seconds=lambda: current().document.idempotency.ttl,
+                    suppress_seconds=lambda: current().document.idempotency.suppress_duplicates,
+                    clock=clock,
+                ),
+                hold=hold_stage,
+                quota=quota,
+                breaker=breaker,
+                bulkhead=bulkhead,
+            ),
+            forwarder=servers,
+            journal=journal,
+            clock=clock,
+            events=events,
+        )
+        gateway = Gateway(
+            snapshot=snapshots.current,
+            agents=snapshots.agents,
+            execute=engine.execute,
+            directory=directory,
+            clock=clock,
+            events=events,
+            approvals=book,
+        )
+        runtime = Runtime(
+            configuration=current,
+            gateway=gateway,
+            engine=engine,
+            servers=servers,
+            snapshots=snapshots,
+            journal=journal,
+            book=book,
+            keys=stored_keys,
+            stops=stops,
+            ledger=ledger,
+            quotas=quota,
+            breaker=breaker,
+            bulkhead=bulkhead,
+            signer=signer,
+            metrics=metrics,
+            events=events,
+            clock=clock,
+            started_at=now,
+            put_stop=put_stop,
+            edge=edge_settings(configuration),
+        )
+        events.subscribe(_for_servers(servers))
+        events.subscribe(
+            lambda event: authorize.recent.forget(event.session_id) if isinstance(event, SessionEnded) else None
+        )
+        _observe(runtime, stack)
+        tasks.start_soon(_record_events, events, journal)
+        tasks.start_soon(servers.run)
+        tasks.start_soon(_expire_holds, book)
+        if watch:
+            tasks.start_soon(snapshots.watch)
+        try:
+            yield runtime
+        finally:
+            with anyio.move_on_after(DRAIN_SECONDS, shield=True):
+                await engine.drained()
+            with anyio.move_on_after(DRAIN_SECONDS, shield=True):
+                await servers.close()
+            tasks.cancel_scope.cancel()
+
+
+class _Cached:
+    """Quotas and interrupts of the present configuration, made once a configuration: stages ask at every call."""
+
+    def __init__(self, configuration: Callable[[], Configuration]) -> None:
+        self._configuration = configuration
+        self._made: tuple[Configuration, tuple[Any, ...], tuple[Any, ...]] | None = None
+
+    def quotas(self) -> tuple[Any, ...]:
+        return self._current()[1]
+
+    def interrupts(self) -> tuple[Any, ...]:
+        return self._current()[2]
+
+    def _current(self) -> tuple[Configuration, tuple[Any, ...], tuple[Any, ...]]:
+        configuration = self._configuration()
+        if self._made is None or self._made[0] is not configuration:
+            self._made = configuration, limits.quotas(configuration), limits.interrupts(configuration)
+        return self._made
+
+
+def recording(configuration: Configuration) -> RecordingSettings:
+    """`[recording]`."""
+    table = configuration.document.recording
+    return RecordingSettings(
+        arguments=table.arguments,
+        results=table.results,
+        redact=tuple(table.redact),
+        max_payload_bytes=table.max_payload_bytes,
+    )
+
+
+def edge_settings(configuration: Configuration) -> EdgeSettings:
+    """What the edges need to know of the configuration."""
+    return EdgeSettings(
+        name=configuration.gateway.name,
+        host=configuration.listen.host,
+        allowed_hosts=tuple(configuration.listen.allowed_hosts),
+        allowed_origins=tuple(configuration.listen.allowed_origins),
+        max_request_bytes=configuration.document.defaults.max_request_bytes,
+        session_idle_seconds=configuration.gateway.session_idle_seconds,
+    )
+
+
+def _for_servers(servers: ToolServers) -> Callable[[Event], None]:
+    """What tool servers have to know of agents' sessions."""
+
+    def receive(event: Event) -> None:
+        match event:
+            case SessionEnded():
+                servers.session_ended(event.session_id)
+            case SubscriptionEnded():
+                servers.unsubscribe(event.session_id, event.uri)
+            case _:
+                pass
+
+    return receive
+
+
+def _observe(runtime: Runtime, stack: contextlib.AsyncExitStack) -> None:
+    """Log lines and metrics; the spans where OpenTelemetry is configured."""
+    events, metrics, journal = runtime.events, runtime.metrics, runtime.journal
+    events.subscribe(metrics.receive)
+    metrics.watch(
+        "gateway_journal_lag_seconds",
+        "Age of the oldest record that waits for its commit",
+        lambda: journal.status.lag_seconds,
+    )
+    metrics.watch("gateway_calls_running", "Calls in flight", lambda: float(sum(1 for _ in runtime.engine.running())))
+    metrics.watch("gateway_holds_pending", "Calls that wait for a person", lambda: float(runtime.book.pending()))
+    handler = next(
+        (handler for handler in logging.getLogger().handlers if isinstance(handler, telemetry.LogHandler)), None
+    )
+    if handler is not None:
+        events.subscribe(telemetry.CallLog(handler).receive)
+    if (tracing := telemetry.tracing_from_environment()) is not None:
+        events.subscribe(tracing.receive)
+        stack.callback(tracing.close)
+        runtime.gateway.continue_trace = tracing.continued
+
+
+async def _recorded(journal: SqlJournal, type: str, body: Mapping[str, Any], *writes: Write) -> None:
+    """Record something that cannot be refused any more; a journal that is down is reported."""
+    try:
+        await journal.record(type, body, tuple(writes))
+    except JournalUnavailable as error:
+        logger.error("%s could not be recorded: %s", type, error)
+
+
+async def _record_events(events: EventFanout, journal: SqlJournal) -> None:
+    """The events that are evidence: refused keys (gathered under load), changes of state and catalogue."""
+    refused: dict[tuple[str, str], int] = {}
+    async with events.stream() as stream:
+        async for event in stream:
+            match event:
+                case AuthenticationRefused():
+                    key = (event.reason, event.remote)
+                    refused[key] = refused.get(key, 0) + 1
+                    if stream.waiting and len(refused) < 100:
+                        continue
+                    counts = [
+                        {"reason": reason, "remote": remote, "count": count}
+                        for (reason, remote), count in refused.items()
+                    ]
+                    refused.clear()
+                    await _recorded(journal, "auth.refused", {"refused": counts})
+                case StateChanged(kind="breaker"):
+                    await _recorded(
+                        journal,
+                        "state.changed",
+                        {"kind": event.kind, "subject": event.subject, "state": event.state, **event.facts},
+                    )
+                case CatalogueChanged():
+                    await _recorded(
+                        journal,
+                        "catalogue.changed",
+                        {"revision": event.revision, "servers": list(event.servers), "kinds": list(event.kinds)},
+                    )
+                case _:
+                    pass
+
+
+async def _expire_holds(book: HoldBook) -> None:
+    """Expire holds on time."""
+    while True:
+        try:
+            seconds = await book.expire()
+        except JournalUnavailable as error:
+            logger.error("holds cannot be expired: %s", error)
+            seconds = 1.0
+        await anyio.sleep(min(seconds, 1.0))
+
+
+def _stop_body(stop: Stop, state: str) -> dict[str, Any]:
+    return {
+        "kind": "stop",
+        "subject": f"{stop.subject}:{stop.name}",
+        "state": state,
+        "reason": stop.reason,
+        "by": stop.by,
+        "until": stop.until,
+    }
+
+
+# --- what is served ---
+
+
+async def serve(configuration: Configuration, host: str, port: int, ready: Callable[[int], None] | None = None) -> None:
+    """Serve agents over Streamable HTTP until SIGINT or SIGTERM, then drain.
+
+    Args:
+        ready: told of the port once everything that must be there is there.
+
+    Raises:
+        GatewayError: the address cannot be had, or what `build` raises.
+    """
+    telemetry.configure_logging()
+    try:
+        listening = bound(host, port)
+    except OSError as error:
+        raise GatewayError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    stop = anyio.Event()
+    with listening:
+        async with build(configuration) as runtime:
+            mcp = mcp_app(runtime.gateway, runtime.edge)
+            app = application(mcp, routes(runtime))
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(_until_signalled, stop)
+                port = int(listening.getsockname()[1])
+                logger.info("listening on http://%s:%d/mcp", f"[{host}]" if ":" in host else host, port)
+                if ready is not None:
+                    ready(port)
+                await serve_http(mcp, app, listening, stop=stop, drain_seconds=DRAIN_SECONDS)
+                tasks.cancel_scope.cancel()
+
+
+async def _until_signalled(
+    stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Ask for a stop at the first signal; the second ends the process at once."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop.is_set():
+                os._exit(128 + number)
+            logger.info("stopping: calls in flight have %g s to end", DRAIN_SECONDS)
+            stop.set()
+
+
+def routes(runtime: Runtime) -> dict[str, Asgi]:
+    """What is served beside `/mcp`."""
+
+    async def healthz(scope: Any, receive: Any, send: Any) -> None:
+        await _answer(send, 200, {"status": "ok"})
+
+    async def readyz(scope: Any, receive: Any, send: Any) -> None:
+        fault = runtime.journal.status.fault
+        await _answer(send, 503 if fault else 200, {"status": "journal unavailable" if fault else "ready"})
+
+    async def metrics(scope: Any, receive: Any, send: Any) -> None:
+        await _send(send, 200, b"text/plain; version=0.0.4; charset=utf-8", runtime.metrics.render())
+
+    return {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
+
+
+async def _answer(send: Any, status: int, body: Mapping[str, Any]) -> None:
+    await _send(send, status, b"application/json", orjson.dumps(body))
+
+
+async def _send(send: Any, status: int, kind: bytes, body: bytes) -> None:
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def stdio(configuration: Configuration, agent: AgentSettings) -> None:
+    """Serve one client on this process's stdin and stdout."""
+    taken = take_stdio()
+    telemetry.configure_logging()
+    async with build(configuration) as runtime:
+        await serve_stdio(runtime.gateway, agent.principal, runtime.edge, taken)
