@@ -5,7 +5,7 @@ read by keyset (`before` or `after` a `seq`), so that the millionth page costs w
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,6 +222,35 @@ def verify(raw: sqlite3.Connection, *, payloads: bool = True) -> Verification:
         after = rows[-1][0]
 
 
+def verify_lines(lines: Iterable[bytes]) -> Verification:
+    """Check an export by itself: `export_lines`, a line each, whatever their order of payloads and snapshots."""
+    chain = ChainVerifier()
+    for line in lines:
+        line = line.rstrip(b"\r\n")
+        if not line:
+            continue
+        if line.startswith(b'{"payload":'):
+            try:
+                payload = orjson.loads(line)["payload"]
+                salt, data = bytes.fromhex(payload["salt"]), payload["data"].encode()
+                fits = chain.payload(payload["role"], salt, data, payload["seq"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                fits = chain.fail("a payload after it cannot be read")
+        elif line.startswith(b'{"snapshot":'):
+            try:
+                kept = orjson.loads(line)["snapshot"]
+                fits = kept["sha256"] == records.digest(kept["content"].encode()) or chain.fail(
+                    f"the {kept['kind']} with the hash {kept['sha256']} was changed"
+                )
+            except (ValueError, KeyError, TypeError, AttributeError):
+                fits = chain.fail("a snapshot after it cannot be read")
+        else:
+            fits = chain.add(line)
+        if not fits:
+            break
+    return chain.result()
+
+
 class ChainVerifier:
     """Checks records one after another, as they stand in the chain.
 
@@ -273,14 +302,20 @@ class ChainVerifier:
         }
         return True
 
-    def payload(self, role: str, salt: bytes, data: bytes) -> bool:
+    def payload(self, role: str, salt: bytes, data: bytes, seq: int | None = None) -> bool:
         """A payload of the record that was added last. False where it is not what the record says."""
+        if seq is not None and seq != self._last:
+            return self._fail(seq, f"its {role} stands behind record {self._last}")
         commitment = self._commitments().get(role)
         if not isinstance(commitment, dict) or commitment.get("sha256") != records.digest(salt + data):
             return self._fail(self._last, f"its {role} is not what the record says")
         self._unseen.discard(role)
         self._payloads += 1
         return True
+
+    def fail(self, reason: str) -> bool:
+        """Something beside the chain, behind the record that was added last, is not what it should be. False."""
+        return self._fail(self._last, reason)
 
     def result(self) -> Verification:
         """What was found so far."""

@@ -1,6 +1,102 @@
-"""`calls`, `sessions`, `tail`, `log`: what was recorded."""
+"""`calls`, `sessions`, `tail`, `log`: what was recorded. They open the store read-only and need no running gateway."""
 
-from gateway.cli.frame import command, group
+import json
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.cli.frame import Negative, command, configuration, group, json_option, print_json, print_table, say
+from gateway.model.recording import CallFilter, CallSummary, OpenCall, Record, SessionSummary
+
+FOLLOW_SECONDS = 0.25
+"""How often `tail` looks for new records."""
+
+SHOWN_CHARACTERS = 2000
+"""Of a payload in `calls show`; `--json` has all of it."""
+
+OUTCOMES = ("completed", "error", "refused", "held", "failed")
+
+
+# --- where from --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _store() -> Iterator[sqlite3.Connection]:
+    """The configuration's store, for reading."""
+    from gateway.adapters.sqlite import read_only
+
+    store = configuration().store
+    if store.path is None:
+        raise Negative(f"the store is `{store.scheme}:`; there is no file to read")
+    with read_only(store.path) as raw:
+        yield raw
+
+
+class Since(click.ParamType[float]):
+    """An instant: `2h` ago, or a date and time as in ISO 8601 (local time unless it says otherwise)."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from gateway.config.types import parse_duration
+
+        if isinstance(value, float):
+            return value
+        try:
+            if re.fullmatch(r"\d+(\.\d+)?[a-z]+", value):
+                return time.time() - float(parse_duration(value))
+            return datetime.fromisoformat(value).astimezone().timestamp()
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a time ago (`90s`, `2h`, `7d`) nor a date (`2026-11-20T20:00`)", param, ctx
+            )
+
+
+def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options by which calls are chosen; the function takes them as one `CallFilter`."""
+
+    def taken(
+        agent: str | None,
+        tool: str | None,
+        session: str | None,
+        outcome: str | None,
+        code: str | None,
+        since: float | None,
+        until: float | None,
+        **others: Any,
+    ) -> Any:
+        chosen = CallFilter(
+            agent=agent, tool=tool, session=session, outcome=outcome, code=code, since=since, until=until
+        )
+        return function(filter=chosen, **others)
+
+    taken.__name__, taken.__doc__ = function.__name__, function.__doc__
+    taken.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in reversed(
+        (
+            click.option("--agent", metavar="GLOB", help="Of this agent."),
+            click.option("--tool", metavar="GLOB", help="Of this tool, as server/tool."),
+            click.option("--session", metavar="ID", help="Of this session."),
+            click.option("--outcome", type=click.Choice(OUTCOMES), help="That ended so."),
+            click.option("--code", metavar="GLOB", help="With this code (`policy.*`)."),
+            click.option("--since", type=Since(), help="Not older than this: `2h`, `7d`, or a date."),
+            click.option("--until", type=Since(), help="Older than this."),
+        )
+    ):
+        option(taken)
+    return taken
+
+
+# --- calls -------------------------------------------------------------------------------------------------------
 
 
 @group()
@@ -8,9 +104,169 @@ def calls() -> None:
     """Calls that were recorded."""
 
 
+@calls.command("list")
+@json_option
+@_filters
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many at most.")
+@click.option("--before", metavar="SEQ", type=int, help="The next page: the SEQ of the last line shown.")
+def list_(filter: CallFilter, limit: int, before: int | None, as_json: bool) -> None:
+    """List calls, the newest first."""
+    from gateway.adapters import queries
+
+    with _store() as raw:
+        found = queries.list_calls(raw, filter, before=before, limit=limit)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    print_table(
+        ["seq", "time", "id", "agent", "tool", "outcome", "code", "ms"],
+        [
+            [
+                each.seq, _time(each.at), each.id, _safe(each.agent), _safe(each.tool), _word(each), each.code,
+                _ms(each.elapsed_us),
+            ]
+            for each in found
+        ],
+    )  # fmt: skip
+
+
+@calls.command()
+@json_option
+@click.argument("id")
+def show(id: str, as_json: bool) -> None:
+    """Show one call: what was asked, why it ended as it did, what came back. The beginning of an id is enough."""
+    from gateway.adapters import queries
+
+    with _store() as raw:
+        try:
+            found = queries.find_call(raw, id)
+        except queries.Ambiguous as error:
+            raise Negative(str(error)) from error
+        waiting = [each for each in queries.open_calls(raw) if each.id.startswith(id)] if found is None else []
+    if found is not None:
+        if as_json:
+            print_json({"record": json.loads(found.data), "sha256": found.sha256, "payloads": found.payloads})
+        else:
+            click.echo("\n".join(map(_safe, _page(found))))
+        return
+    if not waiting:
+        raise Negative(f"there is no call {id}")
+    if as_json:
+        print_json({"open": asdict(waiting[0])})
+        return
+    click.echo("\n".join(map(_safe, _open_page(waiting[0]))))
+
+
+# --- sessions ----------------------------------------------------------------------------------------------------
+
+
 @group()
 def sessions() -> None:
     """Sessions that were recorded."""
+
+
+@sessions.command("list")
+@json_option
+@click.option("--agent", metavar="GLOB", help="Of this agent.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many at most.")
+@click.option("--before", metavar="ID", help="The next page: the id of the last line shown.")
+def list_sessions(agent: str | None, limit: int, before: str | None, as_json: bool) -> None:
+    """List sessions, the newest first, with the outcomes of their calls."""
+    from gateway.adapters import queries
+
+    with _store() as raw:
+        found = queries.list_sessions(raw, agent=agent, before=before, limit=limit)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    print_table(
+        ["id", "agent", "client", "from", "to", "calls", "ok", "errors", "refused", "held", "failed", "in doubt"],
+        [
+            [
+                _safe(each.id), _safe(each.agent), _safe(each.client), _time(each.first_at), _time(each.last_at), each.calls, each.completed,
+                each.errors, each.refused, each.held, each.failed, each.in_doubt,
+            ]
+            for each in found
+        ],
+    )  # fmt: skip
+
+
+@sessions.command("show")
+@json_option
+@click.argument("id")
+def show_session(id: str, as_json: bool) -> None:
+    """Show a session's calls in order, with their timings. The beginning of an id is enough."""
+    from gateway.adapters import queries
+
+    with _store() as raw:
+        try:
+            session = queries.find_session(raw, id)
+        except queries.Ambiguous as error:
+            raise Negative(str(error)) from error
+        if session is None:
+            raise Negative(f"there is no session {id}")
+        if as_json:
+            found = [asdict(each) for each in _all_calls(raw, session.id)]
+            print_json({"session": asdict(session), "calls": found})
+            return
+        for line in _tree(session, _all_calls(raw, session.id)):
+            click.echo(_safe(line))
+
+
+def _all_calls(raw: sqlite3.Connection, session: str) -> Iterator[CallSummary]:
+    from gateway.adapters import queries
+
+    after = 0
+    while page := queries.list_calls(raw, CallFilter(session=session), after=after, limit=queries.PAGE):
+        yield from page
+        after = page[-1].seq
+
+
+def _tree(session: SessionSummary, found: Iterator[CallSummary]) -> Iterator[str]:
+    yield f"session {session.id}: {session.agent}" + (f" ({session.client})" if session.client else "")
+    yield f"{_time(session.first_at)} to {_time(session.last_at)}, {session.calls} calls"
+    for each in found:
+        offset = each.at - session.first_at
+        code = f" {each.code}" if each.code else ""
+        yield f"├─ {offset:+9.3f} s  {_ms(each.elapsed_us):>8} ms  {each.tool}  {_word(each)}{code}  {each.id}"
+
+
+# --- tail --------------------------------------------------------------------------------------------------------
+
+
+@command()
+@json_option
+@_filters
+@click.option("-n", "lines", default=10, show_default=True, type=click.IntRange(0), help="How many to begin with.")
+@click.option("--no-follow", is_flag=True, help="End after those.")
+def tail(filter: CallFilter, lines: int, no_follow: bool, as_json: bool) -> None:
+    """Follow calls as they end."""
+    from gateway.adapters import queries
+
+    def put(each: CallSummary) -> None:
+        if as_json:
+            click.echo(json.dumps(asdict(each)))
+        else:
+            code = f" {each.code}" if each.code else ""
+            line = f"{_time(each.at)} {each.agent} {each.tool} {_word(each)}{code} {_ms(each.elapsed_us)} ms {each.id}"
+            click.echo(_safe(line))
+
+    with _store() as raw:
+        after = queries.head(raw)
+        recent = queries.list_calls(raw, filter, before=after + 1, limit=lines) if lines else []
+        for each in reversed(recent):
+            put(each)
+        try:
+            while not no_follow:
+                for each in queries.list_calls(raw, filter, after=after, limit=queries.PAGE):
+                    put(each)
+                    after = each.seq
+                time.sleep(FOLLOW_SECONDS)
+        except KeyboardInterrupt:
+            return
+
+
+# --- log ---------------------------------------------------------------------------------------------------------
 
 
 @group()
@@ -18,7 +274,210 @@ def log() -> None:
     """The records themselves."""
 
 
-@command()
-def tail() -> None:
-    """Follow calls as they happen."""
-    raise NotImplementedError
+@log.command()
+@_filters
+@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file.")
+def export(filter: CallFilter, output: Path | None) -> None:
+    """Export records with their payloads as JSON Lines; with a filter, the calls that it names."""
+    from gateway.adapters import queries
+
+    chosen = None if filter == CallFilter() else filter
+    with _store() as raw:
+        if output is None:
+            stream = sys.stdout.buffer
+            for line in queries.export_lines(raw, chosen):
+                stream.write(line + b"\n")
+            stream.flush()
+            return
+        count = 0
+        with output.open("wb") as file:
+            output.chmod(0o600)
+            for line in queries.export_lines(raw, chosen):
+                file.write(line + b"\n")
+                count += 1
+    say(f"{count} lines in {output}")
+
+
+@log.command()
+@json_option
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def verify(file: Path | None, as_json: bool) -> None:
+    """Check the hash chain of the store, or of an exported FILE: edits, removals and reordering.
+
+    Who wrote the chain cannot be proven without a pinned key, so that a consistent one exits with 1 as well.
+    """
+    from gateway.adapters import queries
+
+    if file is not None:
+        with file.open("rb") as lines:
+            found = queries.verify_lines(lines)
+    else:
+        with _store() as raw:
+            found = queries.verify(raw)
+    if as_json:
+        print_json({**asdict(found), "verdict": "broken" if found.fault else "consistent, origin unproven"})
+    elif found.fault is not None:
+        click.echo(f"broken at record {found.fault.seq}: {found.fault.reason}")
+    else:
+        first = f", the first is {found.first_seq}" if found.first_seq > 1 else ""
+        erased = f", {found.erased} erased" if found.erased else ""
+        click.echo(f"consistent, origin unproven: {found.records} records{first}, {found.payloads} payloads{erased}")
+        click.echo(f"head {found.last_seq} {found.head}")
+    raise Negative("")
+
+
+# --- one call on one page ----------------------------------------------------------------------------------------
+
+
+def _page(found: Record) -> Iterator[str]:
+    """Why a call ended as it did."""
+    body = found.body
+    asked: Mapping[str, Any] = body["command"]
+    tool = f"{asked['server']}/{asked['name']}" if asked["server"] else asked["target"]
+    yield f"call {asked['id']}"
+    yield f"  {asked['method']} {tool} ({asked['risk']}), asked for as {asked['target']}"
+    client = " ".join(part for part in (asked["client"]["name"], asked["client"]["version"]) if part)
+    yield (
+        f"  by {asked['principal']['id']}" + (f" with {client}" if client else "") + f", session {asked['session_id']}"
+    )
+    yield f"  at {_time(asked['received_at'])}" + (
+        f", {_ms(body['elapsed_us'])} ms" if body["elapsed_us"] is not None else ""
+    )
+    if asked["why"]:
+        yield f"  its stated reason (unverified): {asked['why']}"
+    yield ""
+    yield from _explanation(body)
+    yield ""
+    yield "the way it went"
+    for step in body["trail"]:
+        facts = ", ".join(f"{key} {_short(value)}" for key, value in step["facts"].items() if value not in ({}, [], ""))
+        line = f"  {step['stage']:<12} {step['verdict']:<10} {step['elapsed_us'] / 1000:>9.3f} ms"
+        yield f"{line}  {facts}".rstrip()
+    yield from _policy(found)
+    attempt = body["attempt"]
+    if attempt is not None and attempt["tries"]:
+        yield ""
+        yield "tries at the tool server"
+        for number, one in enumerate(attempt["tries"], start=1):
+            yield f"  {number}. " + ", ".join(f"{key} {_short(value)}" for key, value in one.items())
+    exchange = found.payloads.get("exchange") or {}
+    for title, items in (
+        ("what the tool server asked of the client", exchange.get("asks", [])),
+        ("what the tool server said meanwhile", exchange.get("notifications", [])),
+    ):
+        if items:
+            yield ""
+            yield title
+            for item in items:
+                yield f"  {_short(item, 200)}"
+    request = found.payloads.get("request") or {}
+    yield ""
+    yield "request" + _kept(asked["request"])
+    yield from _indented(request.get("params", {}).get("arguments"))
+    if request.get("forwarded") is not None:
+        yield "forwarded as"
+        yield from _indented(request["forwarded"])
+    if body["response"] is not None:
+        yield "response" + _kept(body["response"])
+        yield from _indented(found.payloads.get("response"))
+    yield ""
+    yield f"record {found.seq}, sha256 {found.sha256}"
+    yield f"policy {asked['policy_revision']}, configuration {asked['configuration_sha256']}"
+
+
+def _explanation(body: Mapping[str, Any]) -> Iterator[str]:
+    """The outcome in words."""
+    from gateway.model.refusal import CODES
+
+    outcome = body["outcome"]
+    known = {code.value: text for code, text in CODES.items()}
+    match outcome["kind"]:
+        case "completed":
+            where = {"idempotency": "kept from an earlier call with the same key", "recording": "from a recording"}
+            source = where.get(outcome["source"])
+            answer = "an error of its own" if outcome["is_error"] else "a result"
+            yield f"COMPLETED: the tool server answered with {answer}" + (f" ({source})" if source else "") + "."
+            if outcome["changed"]:
+                yield "  The policy changed the result before it was relayed."
+        case "refused":
+            yield f"REFUSED by {outcome['stage']}: {outcome['code']}"
+            yield f"  {known.get(outcome['code'], '')}"
+            yield f"  {outcome['message']}"
+            for denial in outcome["policy"]:
+                yield f"  rule {denial.get('code', '')}: {denial.get('message', '')}"
+            if outcome["rule"]:
+                yield f"  by the rule {outcome['rule']}"
+        case "held":
+            yield f"HELD: waits for a person (hold {outcome['hold_id']}, until {_time(outcome['expires_at'])})."
+            yield f"  {outcome['message']}"
+        case "failed":
+            yield f"FAILED{' (in doubt)' if outcome['in_doubt'] else ''}: {outcome['code']}"
+            yield f"  {known.get(outcome['code'], '')}"
+            yield f"  {outcome['message']}"
+    ran = {
+        "yes": "It ran at the tool server.",
+        "no": "It did not run at the tool server.",
+        "unknown": "Whether it ran is unknown.",
+    }
+    yield f"  {ran[body['executed']]}"
+    if body["recovered"]:
+        yield "  This was recorded at the start after the gateway had been stopped without warning."
+
+
+def _policy(found: Record) -> Iterator[str]:
+    for decision in (found.payloads.get("request") or {}).get("decisions", []):
+        yield ""
+        yield f"the policy's answer ({decision['stage']})"
+        yield from _indented(decision["answer"])
+
+
+def _open_page(waiting: OpenCall) -> Iterator[str]:
+    asked = waiting.command
+    yield f"call {waiting.id}"
+    yield f"  {asked['method']} {asked['server']}/{asked['name']} ({asked['risk']}) by {asked['principal']['id']}"
+    yield ""
+    yield f"ON ITS WAY since {_time(waiting.at)}: the gateway has forwarded it, or was stopped while it did."
+    yield "  If no gateway runs on this store, the next one to start records it as what it is: unknown."
+
+
+def _kept(commitment: Mapping[str, Any]) -> str:
+    """What is to be said of a payload beside its content."""
+    parts = [f"{commitment['size']} bytes"]
+    if commitment["kept"] != "whole":
+        parts.append({"hash": "too large, only its hash is kept", "none": "not recorded"}[commitment["kept"]])
+    if commitment["erased"]:
+        parts.append(f"erased: {', '.join(commitment['erased'])}")
+    return f" ({'; '.join(parts)})"
+
+
+def _indented(value: Any) -> Iterator[str]:
+    if value is None:
+        return
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    cut = text[:SHOWN_CHARACTERS]
+    for line in cut.splitlines():
+        yield f"  {line}"
+    if len(text) > len(cut):
+        yield f"  … {len(text) - len(cut)} more characters; --json shows them"
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _safe(text: str) -> str:
+    """A line for a terminal: what agents and tool servers wrote cannot move the cursor or change colours."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def _word(each: CallSummary) -> str:
+    return f"{each.outcome} (in doubt)" if each.outcome == "failed" and each.executed == "unknown" else each.outcome
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def _ms(elapsed_us: int | None) -> str:
+    return "" if elapsed_us is None else f"{elapsed_us / 1000:.1f}"
