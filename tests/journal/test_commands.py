@@ -166,7 +166,7 @@ def test_an_export_verifies_by_itself_and_a_changed_one_does_not(recorded: Recor
     for changed in (
         [line.replace(b"outside", b"inside ") for line in lines],
         [line.replace(b"hello", b"hallo") for line in lines],
-        lines[:2] + lines[3:],
+        [line for line in lines if b'"seq":3,' not in line],
         [lines[1], lines[0], *lines[2:]],
     ):
         file.write_bytes(b"".join(changed))
