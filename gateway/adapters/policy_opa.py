@@ -178,7 +178,10 @@ async def _policies(client: AsyncOpaClient) -> dict[str, str]:
     """The text of each policy that the server holds. (The client's own lists follow a redirect.)"""
     async with client._request("GET", f"{client.root_url}/policies") as response:
         found = await response.json()
-    return {policy["id"]: policy.get("raw", "") for policy in found.get("result", [])}
+    try:
+        return {str(policy["id"]): str(policy.get("raw", "")) for policy in found.get("result", [])}
+    except (AttributeError, LookupError, TypeError):
+        raise _Refused(response.status, "an answer of another form") from None
 
 
 async def _push(client: AsyncOpaClient, files: "PolicyFiles", place: str) -> None:
@@ -197,7 +200,7 @@ async def _push(client: AsyncOpaClient, files: "PolicyFiles", place: str) -> Non
             await _each(modules, partial(_put, client, files))
     except _Refused as error:
         raise PolicyLoadError(f"{place}: {error}") from None
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise PolicyUnavailable(f"OPA at {place} cannot be reached: {_reason(error)}") from None
 
 
@@ -239,7 +242,7 @@ async def _held(client: AsyncOpaClient, timeout_seconds: float) -> str:
     try:
         with anyio.fail_after(timeout_seconds):
             texts = sorted((await _policies(client)).items())
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError, _Refused):
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, _Refused):
         return "unknown"
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
