@@ -36,7 +36,7 @@ from gateway.rego.ruletree import (
     rules_exact,
 )
 from gateway.rego.safety import GENERATED, RESERVED, Unsafe, Vars, all_vars, needed_by_expr, reorder, unsafe_problems
-from gateway.rego.types import TypeChecker
+from gateway.rego.typecheck import TypeChecker
 from gateway.rego.values import Value
 
 REFUSED = frozenset(("http.send", "opa.runtime"))
