@@ -9,16 +9,18 @@ import contextlib
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import anyio
 import anyio.abc
 import orjson
 
-from gateway import limits, telemetry
+from gateway import __version__, limits, telemetry
+from gateway.acts import Acts
 from gateway.adapters import holds, keys
 from gateway.adapters import limits as stored_limits
 from gateway.adapters.holds import HoldBook
@@ -41,9 +43,11 @@ from gateway.edge.security import Asgi
 from gateway.edge.settings import EdgeSettings
 from gateway.edge.stdio import serve_stdio, take_stdio
 from gateway.engine import Engine
+from gateway.model.call import Principal
 from gateway.model.errors import GatewayError, JournalUnavailable
 from gateway.model.events import (
     AuthenticationRefused,
+    CallEnded,
     CatalogueChanged,
     Event,
     SessionEnded,
@@ -52,7 +56,7 @@ from gateway.model.events import (
 )
 from gateway.model.recording import RecordingSettings
 from gateway.model.snapshot import Snapshot
-from gateway.model.verdict import Write
+from gateway.model.verdict import Failed, Refused, Write
 from gateway.ports import PolicyEngine, SessionChannel, Stage
 from gateway.servers.pool import ToolServers
 from gateway.snapshots import Snapshots
@@ -122,6 +126,7 @@ class Runtime:
     put_stop: Callable[[Stop], None]
     """Puts a pause or kill in force now, cancels what it kills, and makes it durable soon after."""
     edge: EdgeSettings = field(default_factory=EdgeSettings)
+    acts: Acts = field(init=False)
 
 
 def chain(
@@ -300,6 +305,9 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             put_stop=put_stop,
             edge=edge_settings(configuration),
         )
+        refusals = Counter[str]()
+        events.subscribe(lambda event: _count_refusal(refusals, event))
+        runtime.acts = acts(runtime, refusals)
         events.subscribe(_for_servers(servers))
         events.subscribe(
             lambda event: authorize.recent.forget(event.session_id) if isinstance(event, SessionEnded) else None
@@ -318,6 +326,59 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             with anyio.move_on_after(DRAIN_SECONDS, shield=True):
                 await servers.close()
             tasks.cancel_scope.cancel()
+
+
+def _count_refusal(refusals: Counter[str], event: Event) -> None:
+    if isinstance(event, CallEnded) and isinstance(event.outcome, Refused | Failed):
+        refusals[str(event.outcome.code)] += 1
+
+
+def acts(runtime: Runtime, refusals: Counter[str]) -> Acts:
+    """The operators' acts on a running gateway, with what they may look at."""
+
+    def gateway() -> Mapping[str, Any]:
+        configuration, snapshot = runtime.configuration(), runtime.gateway.snapshot
+        return {
+            "name": configuration.gateway.name,
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_at": runtime.started_at,
+            "configuration": {"file": os.fspath(configuration.file), "sha256": configuration.sha256},
+            "policy_revision": snapshot.policy.revision,
+            "catalogue": {
+                "revision": snapshot.catalogue.revision,
+                "tools": len(snapshot.catalogue.tools),
+                "removed": [
+                    {"server": item.server, "type": str(item.type), "name": item.name, "reason": item.reason}
+                    for item in snapshot.catalogue.removed
+                ],
+            },
+        }
+
+    def principals() -> Mapping[str, Principal]:
+        return {name: agent.principal for name, agent in runtime.configuration().agents.items()}
+
+    return Acts(
+        engine=runtime.engine,
+        book=runtime.book,
+        stops=runtime.stops,
+        stop=runtime.put_stop,
+        breaker=runtime.breaker,
+        journal=runtime.journal,
+        clock=runtime.clock,
+        reload=runtime.snapshots.reload,
+        view=runtime.gateway.view,
+        principals=principals,
+        resolve_doubt=runtime.keys.forget,
+        parts={
+            "gateway": gateway,
+            "servers": lambda: [asdict(state) for state in runtime.servers.states()],
+            "quotas": lambda: [asdict(use) for use in runtime.quotas.use()],
+            "breakers": lambda: [{**asdict(state), "state": str(state.state)} for state in runtime.breaker.states()],
+            "pools": lambda: [asdict(use) for use in runtime.bulkhead.use()],
+            "refusals": lambda: [{"code": code, "count": count} for code, count in refusals.most_common(10)],
+        },
+    )
 
 
 class _Cached:

@@ -127,8 +127,13 @@ def _freed(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[St
     return (Statement(sql=sql, parameters=(data["principal"], data["key"], data["call_id"])),)
 
 
+def _resolved(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    return (Statement(sql="DELETE FROM idempotency WHERE call_id = ?", parameters=(data["call_id"],)),)
+
+
 WRITES: Mapping[str, WriteKind] = {
     "idempotency.taken": _taken,
     "idempotency.kept": _kept,
     "idempotency.freed": _freed,
+    "idempotency.resolved": _resolved,
 }
