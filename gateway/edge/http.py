@@ -13,7 +13,7 @@ timer that fires: a call that lasts longer than `watch_seconds` gets a task that
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -108,10 +108,12 @@ class Exchange:
         self.streams = streams
         """The client takes an event stream."""
 
-    def put(self, text: bytes) -> None:
-        """Say something before the answer."""
-        if self.streams:
-            self._open().put(text)
+    def said(self) -> Callable[[bytes], None] | None:
+        """What says something before the answer; None where the client takes no stream."""
+        return self._say if self.streams else None
+
+    def _say(self, text: bytes) -> None:
+        self._open().put(text)
 
     def watch(self, receive: Receive, scope: anyio.CancelScope | None) -> None:
         """From `watch_seconds` on, notice that the client has gone (and cancel `scope`, if any), and break long silence."""
@@ -341,7 +343,8 @@ class McpApp:
         limit = self.settings.max_request_bytes
         data = {"code": "request.too_large", "limit_bytes": limit}
         reply = wire.error(None, INVALID_REQUEST, f"The request is larger than {limit} bytes (max_request_bytes)", data)
-        await respond(send, 413, reply.body, extra=[(b"connection", b"close")])
+        # Not closed at once: the client is still sending, and would meet a reset connection in place of the answer.
+        await respond(send, 413, reply.body)
 
     # --- 2026-07-28 ---
 
@@ -421,7 +424,7 @@ class McpApp:
         send: Send,
     ) -> None:
         exchange = Exchange(self, send, streams=streams)
-        caller = AgentCaller(session=who.session, client=who.client, modern=True, meta=meta, put=exchange.put)
+        caller = AgentCaller(session=who.session, client=who.client, modern=True, meta=meta, put=exchange.said())
         with anyio.CancelScope() as scope:
             exchange.watch(receive, scope)
             try:
@@ -552,7 +555,7 @@ class McpApp:
         )
         exchange.watch(receive, None)  # a lost connection is no cancellation in this era: the client may resume
         try:
-            reply = await self._legacy_call(who, request, exchange.put)
+            reply = await self._legacy_call(who, request, exchange.said())
         finally:
             exchange.close()
         await exchange.finish(200, reply.body)
@@ -634,7 +637,7 @@ class McpApp:
             if request.method == "initialize":
                 reply = wire.error(request.id, INVALID_REQUEST, "initialize cannot be part of a batch")
             elif is_call(who, request.method):
-                reply = await self._legacy_call(who, request, exchange.put)
+                reply = await self._legacy_call(who, request, exchange.said())
             else:
                 reply = await answer(who, self.lists, request)
             replies.append(reply.body)

@@ -308,7 +308,7 @@ class Sessions:
     async def sweep(self) -> None:
         """End what was idle for `session_idle_seconds`, for ever."""
         while True:
-            await anyio.sleep(min(60.0, self._settings.session_idle_seconds / 4))
+            await anyio.sleep(max(1.0, min(60.0, self._settings.session_idle_seconds / 4)))
             self.end_idle()
 
     def end_idle(self) -> None:
