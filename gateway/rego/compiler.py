@@ -167,7 +167,7 @@ class _Stages:
         self.stop_if(rewriter.problems)
         self.stop_if(check_conflicts(root, self.modules, self.names.original))
 
-        types = TypeChecker(root, self.names.original, self.input_schema)
+        types = TypeChecker(root, self.names, self.input_schema)
         self.stop_if(self.calls(types))
         self.stop_if(self.safe_heads())
         self.stop_if(self.safe_bodies(rewriter))
@@ -177,6 +177,7 @@ class _Stages:
             branch.body = rewriter.dynamics(branch.body)
         self.stop_if(check_recursion(graph, self.names.original))
         self.stop_if(types.check_rules(graph))
+        self.collected += deprecated_builtins(self.branches())
         self.stop_if(self.missing_builtins())
         if self.collected:
             raise CompileError(sorted_problems(self.collected))
@@ -311,6 +312,17 @@ def missing_builtins(body: ast.Body, available: Mapping[str, BuiltinFunction]) -
             if name in DECLARED and name not in available and name not in _BUILT_IN:
                 reason = "is not available here on purpose" if name in REFUSED else "is not supported by this engine"
                 problems.append(Problem.at(loc, TYPE, f"built-in function {name} {reason}"))
+    return problems
+
+
+def deprecated_builtins(rules: Iterable[ast.Rule]) -> list[Problem]:
+    problems: list[Problem] = []
+    for rule in rules:
+        for expr in nested_exprs(rule):
+            declared = DECLARED.get(expr.call_name() or "")
+            if declared is not None and declared.deprecated:
+                message = f"deprecated built-in function calls in expression: {declared.name}"
+                problems.append(Problem.at(expr.loc, TYPE, message))
     return problems
 
 

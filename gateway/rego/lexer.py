@@ -112,7 +112,9 @@ class _Scanner:
                     stop = self.plain(str(kind), text, at, stop, space, newline)
                 space = newline = False
             at = stop
-        self.push(EOF, "", end, end, space, newline)
+        # OPA counts the columns of the end from 0.
+        loc = Location(self.row, end - self.line_start, self.file)
+        self.tokens.append(Token(EOF, "", end, end, loc, space, newline))
         return self.tokens, self.comments
 
     def where(self, at: int) -> Location:

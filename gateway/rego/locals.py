@@ -25,6 +25,8 @@ class Names:
         self.count = 0
         self.original: dict[str, str] = {}
         """The user's name for a made-up one, where there is one."""
+        self.subjects: dict[str, ast.Term] = {}
+        """The terms that made-up variables stand for at the heads of refs."""
 
     def fresh(self) -> str:
         self.count += 1
@@ -154,6 +156,7 @@ class LocalVars:
                 branch.head.args = [ast.copy_term(arg) for arg in branch.head.args]
         self.args(first, args)
         original = first.head.args
+        before = len(self.problems)
         for branch in first.chain():
             if branch is not first and original is not None:
                 branch.head.args = [ast.copy_term(arg) for arg in original]
@@ -162,7 +165,7 @@ class LocalVars:
             for name in list(unused_args):
                 if stack.count(name) > 1:
                     unused_args.discard(name)
-        for name in sorted(unused_args):
+        for name in sorted(unused_args) if len(self.problems) == before else ():
             if not name.startswith("$"):
                 message = f"unused argument {name}. (hint: use _ (wildcard variable) instead)"
                 self.unused.append(Problem.at(first.head.loc, COMPILE, message))

@@ -467,7 +467,7 @@ class Parser:
 
     def check_default(self, rule: ast.Rule) -> None:
         head = rule.head
-        if head.value is None or head.generated_value:
+        if head.value is None:
             raise _Failure(rule.loc, "illegal default rule (must have a value)")
         for term in ast.walk_terms(head.value, closures=False):
             if isinstance(term, (ast.Ref, ast.Var, ast.Call)):

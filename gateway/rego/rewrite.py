@@ -298,11 +298,17 @@ class Rewriter:
                 support.append(ast.Expr(call, term.loc, generated=True))
                 return support, ast.Var(output.name, output.loc)
             case ast.Ref():
+                subject = term.terms[0]
+                if not isinstance(subject, (ast.Var, ast.Ref)):
+                    subject = ast.copy_term(subject)
                 term.terms = [part(item) for item in term.terms]
-                if not isinstance(term.terms[0], (ast.Var, ast.Ref)):
+                if isinstance(term.terms[0], ast.Var):
+                    self.names.subjects[term.terms[0].name] = subject
+                elif not isinstance(term.terms[0], ast.Ref):
                     expr, var = self.define(term.terms[0])
                     support.append(expr)
                     term.terms[0] = ast.Var(var.name, var.loc)
+                    self.names.subjects[var.name] = subject
             case ast.ArrayTerm() | ast.SetTerm() | ast.ObjectTerm():
                 ast.map_terms(term, part)
             case ast.ArrayComprehension() | ast.SetComprehension():

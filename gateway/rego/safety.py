@@ -478,9 +478,7 @@ def unsafe_problems(unsafe: Unsafe, original: dict[str, str]) -> list[Problem]:
     others = [entry for entry in named if entry[0] not in assigned and entry[1] not in assigned]
     chosen = others or named
     if chosen:
-        return [
-            Problem.at(loc, UNSAFE, f"var {'_' if name.startswith('$') else name} is unsafe") for name, _, loc in chosen
-        ]
+        return [Problem.at(loc, UNSAFE, _unsafe_text(name)) for name, _, loc in chosen]
     problems: list[Problem] = []
     seen: Vars = set()
     for expr, names in sorted(unsafe.by_expr.values(), key=lambda item: item[0].loc):
@@ -488,3 +486,10 @@ def unsafe_problems(unsafe: Unsafe, original: dict[str, str]) -> list[Problem]:
             problems.append(Problem.at(expr.loc, UNSAFE, "expression is unsafe"))
             seen |= names
     return problems
+
+
+def _unsafe_text(name: str) -> str:
+    text = f"var {'_' if name.startswith('$') else name} is unsafe"
+    if name in ("and", "or", "not"):
+        text += f" (hint: `import future.keywords.{name}` to import a future keyword)"
+    return text

@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.rego import ast
 from gateway.rego.errors import TYPE, Problem
+from gateway.rego.locals import Names
 from gateway.rego.parser import is_ground
 from gateway.rego.printer import term_text
 from gateway.rego.ruletree import Graph, Node, rules_reached
@@ -233,16 +234,15 @@ def select_path(of: Type | None, tail: list[ast.Term]) -> Type | None:
 
 
 class TypeChecker:
-    def __init__(self, root: Node, original: dict[str, str], input_schema: Value) -> None:
+    def __init__(self, root: Node, names: Names, input_schema: Value) -> None:
         self.root = root
-        self.original = original
+        self.names = names
         self.env = _Env(self, None)
         if input_schema is not None:
             self.env.tree.put([("var", "input")], schema_type(input_schema))
         self.problems: list[Problem] = []
         self.dependents: dict[int, list[ast.Rule]] | None = None
         self.graph: Graph | None = None
-        self.subjects: dict[str, ast.Term] = {}
 
     # Entry points -------------------------------------------------------------------------------------------------
 
@@ -563,7 +563,10 @@ class TypeChecker:
 
         def rename(term: ast.Term) -> ast.Term:
             if isinstance(term, ast.Var):
-                return ast.Var(self.original.get(term.name, term.name), term.loc)
+                subject = self.names.subjects.get(term.name)
+                if subject is not None and not isinstance(subject, ast.Var):
+                    return rename(ast.copy_term(subject))
+                return ast.Var(self.names.original.get(term.name, term.name), term.loc)
             if isinstance(term, ast.COMPREHENSIONS):
                 return term
             return ast.map_terms(ast.copy_term(term), rename)
