@@ -54,6 +54,10 @@ class Approvals(Protocol):
         """True once the hold changed (or is gone); False where nothing did within `seconds`."""
         ...
 
+    async def delivered(self, call_id: str) -> None:
+        """The call's client has its outcome; nothing where the call used no approval."""
+        ...
+
 
 class Gateway:
     """What the edges see of the gateway.
@@ -173,7 +177,7 @@ class Gateway:
         decided it goes through the whole chain again, now, as the same logical call.
         """
         outcome = await self._execute(call, caller)
-        if not isinstance(outcome, Held) or self._approvals is None:
+        if self._approvals is None:
             return outcome
         ends = anyio.current_time() + self._approvals.inline_wait_seconds
         while isinstance(outcome, Held):
@@ -189,6 +193,7 @@ class Gateway:
                 waited_for=outcome.hold_id,
             )
             outcome = await self._execute(call, caller)
+        await self._approvals.delivered(call.id)
         return outcome
 
     async def _decided(self, approvals: "Approvals", hold_id: str, ends: float, caller: Caller) -> bool:

@@ -30,6 +30,7 @@ from gateway.decide.hold import (
     release,
 )
 from gateway.model.call import Call, HoldReason
+from gateway.model.errors import JournalUnavailable
 from gateway.model.events import StateChanged
 from gateway.model.refusal import Code
 from gateway.model.verdict import Completed, Failed, Outcome, Refused, Write
@@ -99,6 +100,8 @@ class HoldBook:
         """Lookup digest to the id of the hold that the next identical call meets."""
         self._outcomes: dict[str, tuple[Outcome, int]] = {}
         """By hold: what its call ended with, and how many are still to be told."""
+        self._by_call: dict[str, str] = {}
+        """Claiming call to its hold, from its end until its client got the outcome."""
         self._waiters: dict[str, int] = {}
         self._changed: dict[str, anyio.Event] = {}
         self._lock = anyio.Lock()
@@ -186,37 +189,43 @@ class HoldBook:
             after = release(hold)
         else:
             after = finish(hold)
-            waiters = self._waiters.get(hold_id, 0)
-            if waiters:
-                self._outcomes[hold_id] = (outcome, waiters)
+            self._outcomes[hold_id] = (outcome, self._waiters.get(hold_id, 0) + 1)
+            self._by_call[call_id] = hold_id
         self._keep(after)
         self._tell(after)
         return (Write(kind="hold.settled", data=self._row(after, "")),)
 
-    async def client_left(self, hold_id: str, outcome: Outcome) -> None:
-        """The client went away after forwarding began: the next identical call is given the outcome, once."""
-        hold = self._holds.get(hold_id)
-        if hold is None or hold.state is not HoldState.DONE:
-            return
-        told = self._outcomes.get(hold_id, (outcome, 0))[1]
-        self._outcomes[hold_id] = (outcome, told + 1)
-        self._live[hold.lookup] = hold_id
-        await self._journal.record(
-            "hold.kept", {"id": hold_id}, (Write(kind="hold.settled", data=self._row(hold, "")),)
-        )
+    async def take_outcome(self, hold: Hold) -> Outcome | None:
+        """The outcome that is kept for an identical call, taken by asking for it.
 
-    def take_outcome(self, hold: Hold) -> Outcome | None:
-        """The outcome that is kept for the next identical call, taken by asking for it."""
+        Raises:
+            JournalUnavailable: that it was taken could not be made durable, so it was not.
+        """
         outcome, left = self._outcomes.get(hold.id, (None, 0))
         if outcome is None:
             return None
-        if left <= 1:
-            del self._outcomes[hold.id]
-            if self._live.get(hold.lookup) == hold.id:
-                del self._live[hold.lookup]
-        else:
+        if left > 1:
             self._outcomes[hold.id] = (outcome, left - 1)
+            return outcome
+        del self._outcomes[hold.id]
+        if self._live.get(hold.lookup) == hold.id:
+            del self._live[hold.lookup]
+        await self._journal.record(
+            "hold.delivered", {"id": hold.id}, (Write(kind="hold.settled", data=self._row(hold, "")),)
+        )
         return outcome
+
+    async def delivered(self, call_id: str) -> None:
+        """The claiming call's own client got the outcome: it is not kept for it any more.
+
+        A client that went away after forwarding began never comes here; the next identical call is given the outcome, once.
+        """
+        hold_id = self._by_call.pop(call_id, None)
+        if hold_id is not None and (hold := self._holds.get(hold_id)) is not None:
+            try:
+                await self.take_outcome(hold)
+            except JournalUnavailable as error:
+                logger.error("that the outcome of hold %s was delivered is not recorded: %s", hold_id, error)
 
     async def wait(self, identifier: str, seconds: float) -> bool:
         """Wait until something changes about a hold that is pending or in use; False where nothing did in time."""

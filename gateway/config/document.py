@@ -305,7 +305,7 @@ class WhenTable(Table):
     repeated_result: Count | None = None
     """The same result, so often."""
     failures: Count | None = None
-    """Calls that failed, in a row."""
+    """Calls that failed."""
     calls: Count | None = None
     """Calls at all."""
     distinct_tools: Count | None = None
@@ -454,13 +454,36 @@ LATER_SECTIONS: frozenset[str] = frozenset(
         "interrupts",
         "idempotency",
         "approvals",
+        "approvals.notify",
         "recording",
+        "recording.retain",
+        "recording.max_bytes",
         "evidence",
     }
 )
 """Keys whose meaning is fixed and whose feature comes apart from the relay: accepted only once they do something."""
 
-ACTIVE_SECTIONS: frozenset[str] = frozenset()
+ACTIVE_SECTIONS: frozenset[str] = frozenset(
+    {
+        "defaults.retries",
+        "defaults.breaker",
+        "defaults.max_concurrency",
+        "servers.*.retries",
+        "servers.*.breaker",
+        "servers.*.max_concurrency",
+        "servers.*.tools.*.retries",
+        "servers.*.tools.*.breaker",
+        "servers.*.tools.*.approval",
+        "servers.*.tools.*.cost",
+        "servers.*.tools.*.serialize_by",
+        "pools",
+        "quotas",
+        "interrupts",
+        "idempotency",
+        "approvals",
+        "recording",
+    }
+)
 """Those of `LATER_SECTIONS` that do something in this version. Whoever lands a feature adds its key here."""
 
 

@@ -39,7 +39,7 @@ class RecordType(StrEnum):
     HOLD_CLAIMED = "hold.claimed"
     HOLD_VOIDED = "hold.voided"
     HOLD_EXPIRED = "hold.expired"
-    HOLD_KEPT = "hold.kept"
+    HOLD_DELIVERED = "hold.delivered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,7 +51,7 @@ class Holds:
             case HoldState.CLAIMED:
                 return parked(hold)
             case HoldState.DONE:
-                if (outcome := self._book.take_outcome(hold)) is not None:
+                if (outcome := await self._book.take_outcome(hold)) is not None:
                     return Answer(outcome=outcome, facts={"hold": hold.id, "claimed_by": hold.claimed_by})
                 return await self._open(call, binding)
             case HoldState.APPROVED:

@@ -1,0 +1,302 @@
+"""Holds through a whole gateway: who executes, once, what survives, and what an agent is told."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import orjson
+import pytest
+
+from gateway import wiring
+from gateway.acts import ActRefused
+from gateway.adapters.signing import APPROVAL_TYPE, SignatureInvalid, load_public, verify
+from gateway.decide.hold import HoldState, Operator
+from gateway.model.call import Principal
+from gateway.model.refusal import Code
+from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused
+from tests.running import ALLOW, OPERATORS, Silent, execute, running, server_table, text_of, until
+from tests.scripted_server import Scripted, tool
+
+pytestmark = pytest.mark.anyio
+
+ANN = Operator(id="ann", role="operator")
+FAY = Operator(id="fay", role="approver", groups=("finance",))
+HELD = {"held": True, "amount": 10}
+
+
+def scripted(directory: Path, *steps: Mapping[str, Any]) -> Scripted:
+    on = {"tools/call:pay": [{"effect": "paid"}, *(dict(step) for step in steps), {"text": "paid"}]}
+    return Scripted(directory / "server", {"tools": [tool("pay"), tool("look")], "on": on})
+
+
+def table(server: Scripted, approvals: str = "inline_wait_seconds = 0.1") -> str:
+    return f"{server_table(server)}\n{OPERATORS}\n[approvals]\n{approvals}\n"
+
+
+async def approve(runtime: wiring.Runtime, hold_id: str, operator: Operator = ANN, **params: Any) -> Any:
+    return await runtime.acts.perform("holds.approve", operator, {"id": hold_id, **params})
+
+
+async def held(runtime: wiring.Runtime, arguments: Mapping[str, Any] = HELD, **more: Any) -> Held:
+    outcome = await execute(runtime, "s__pay", arguments, **more)
+    assert isinstance(outcome, Held), outcome
+    return outcome
+
+
+def refused(outcome: Outcome, code: Code) -> Refused:
+    assert isinstance(outcome, Refused), outcome
+    assert outcome.code is code
+    return outcome
+
+
+@pytest.mark.rule("hold.pending-then-picked-up", "hold.approval-starts-nothing")
+async def test_an_approved_call_runs_when_the_agent_calls_again_and_only_once(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        assert waiting.hold_id in waiting.message
+        assert "exactly the same arguments" in waiting.message
+        assert (await held(runtime)).hold_id == waiting.hold_id
+        await approve(runtime, waiting.hold_id)
+        assert server.effects() == []
+        assert text_of(await execute(runtime, "s__pay", HELD)) == "paid"
+        assert len(server.effects("paid")) == 1
+        assert (await held(runtime)).hold_id != waiting.hold_id
+        assert len(server.effects("paid")) == 1
+
+
+@pytest.mark.rule("hold.in-band")
+async def test_a_call_that_waits_in_band_runs_as_soon_as_it_is_approved_with_progress_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.control.PROGRESS_SECONDS", 0.05)
+    server, caller = scripted(tmp_path), Silent(progress=True)
+    outcomes: list[Outcome] = []
+    async with running(tmp_path, table(server, "inline_wait_seconds = 20")) as runtime:
+
+        async def ask() -> None:
+            outcomes.append(await execute(runtime, "s__pay", HELD, caller=caller))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await until(lambda: len(caller.heard) >= 2)
+            (hold,) = runtime.book.all()
+            await approve(runtime, hold.id)
+        assert text_of(outcomes[0]) == "paid"
+        assert len(server.effects("paid")) == 1
+        assert caller.heard[0][0] == "notifications/progress"
+
+
+@pytest.mark.rule("hold.joined", "hold.claimed-once")
+async def test_of_many_waiters_one_executes_and_all_get_its_outcome(tmp_path: Path) -> None:
+    server = scripted(tmp_path, {"delay": 0.2})
+    outcomes: list[Outcome] = []
+    async with running(tmp_path, table(server, "inline_wait_seconds = 20")) as runtime:
+
+        async def ask() -> None:
+            outcomes.append(await execute(runtime, "s__pay", HELD))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(ask)
+            await until(runtime.book.pending)
+            await anyio.wait_all_tasks_blocked()
+            await approve(runtime, next(iter(runtime.book.all())).id)
+        assert [text_of(outcome) for outcome in outcomes] == ["paid"] * 5
+        assert len(server.effects("paid")) == 1
+
+
+@pytest.mark.rule("hold.client-left")
+async def test_a_client_that_left_after_forwarding_began_gets_the_outcome_with_its_next_identical_call(
+    tmp_path: Path,
+) -> None:
+    server = scripted(tmp_path, {"gate": "go"})
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(execute, runtime, "s__pay", HELD)
+            await server.wait_for("gate")
+            tasks.cancel_scope.cancel()
+            server.open_gate("go")
+        outcome = await execute(runtime, "s__pay", HELD)
+        if isinstance(outcome, Completed):
+            assert text_of(outcome) == "paid"
+        else:  # it was cancelled before its answer was heard
+            assert isinstance(outcome, Failed)
+            assert outcome.in_doubt
+        assert len(server.effects("paid")) == 1
+        assert isinstance(await execute(runtime, "s__pay", HELD), Held)
+
+
+@pytest.mark.rule("hold.denied")
+async def test_a_denial_is_told_with_its_comment_and_stays_until_the_hold_expires(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with running(tmp_path, table(server, "inline_wait_seconds = 0\nexpires_seconds = 1.5")) as runtime:
+        waiting = await held(runtime)
+        await runtime.acts.perform("holds.deny", FAY, {"id": waiting.hold_id, "comment": "too much"})
+        for _ in range(2):
+            refusal = refused(await execute(runtime, "s__pay", HELD), Code.HOLD_DENIED)
+            assert "fay" in refusal.message
+            assert "too much" in refusal.message
+        with pytest.raises(ActRefused, match="denied"):
+            await approve(runtime, waiting.hold_id)
+        assert isinstance(await execute(runtime, "s__pay", {**HELD, "amount": 1}), Held)
+        with anyio.fail_after(10):
+            while not isinstance(again := await execute(runtime, "s__pay", HELD), Held):
+                refused(again, Code.HOLD_DENIED)
+                await anyio.sleep(0.1)
+        assert server.effects() == []
+
+
+@pytest.mark.rule("hold.expires")
+async def test_a_hold_that_nobody_decides_is_refused_to_who_waits(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with running(tmp_path, table(server, "inline_wait_seconds = 20\nexpires_seconds = 0.4")) as runtime:
+        refused(await execute(runtime, "s__pay", HELD), Code.HOLD_EXPIRED)
+        assert server.effects() == []
+
+
+@pytest.mark.rule("hold.judged-again", "hold.bound-to-one-call")
+async def test_a_call_whose_policy_changed_since_the_approval_does_not_run(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id)
+        rego = tmp_path / "policies" / "gateway.rego"
+        rego.write_text(rego.read_text() + "\n# changed\n")
+        assert (await runtime.snapshots.reload()).accepted
+        refusal = refused(await execute(runtime, "s__pay", HELD), Code.HOLD_MISMATCH)
+        assert "not what was approved" in refusal.message
+        assert isinstance(await execute(runtime, "s__pay", HELD), Held)
+        assert server.effects() == []
+        voided = [hold for hold in runtime.book.all() if hold.state is HoldState.VOID]
+        assert [hold.id for hold in voided] == [waiting.hold_id]
+
+
+@pytest.mark.rule("hold.judged-again")
+async def test_a_call_that_the_policy_denies_by_now_is_denied_although_it_was_approved(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id)
+        rego = tmp_path / "policies" / "gateway.rego"
+        rego.write_text(ALLOW["gateway.rego"].replace("allow := true", "allow := false"))
+        assert (await runtime.snapshots.reload()).accepted
+        refused(await execute(runtime, "s__pay", HELD), Code.POLICY_DENIED)
+        assert server.effects() == []
+
+
+@pytest.mark.rule("hold.limit")
+async def test_an_agent_cannot_flood_its_approvers(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with running(
+        tmp_path, table(server, "inline_wait_seconds = 0\nmax_pending = { agent = 2, gateway = 3 }")
+    ) as runtime:
+        for amount in (1, 2):
+            await held(runtime, {**HELD, "amount": amount})
+        refused(await execute(runtime, "s__pay", {**HELD, "amount": 3}), Code.HOLD_LIMIT)
+        other = Principal(id="other", roles=("local",))
+        await held(runtime, {**HELD, "amount": 3}, principal=other)
+        refused(await execute(runtime, "s__pay", {**HELD, "amount": 4}, principal=other), Code.HOLD_LIMIT)
+
+
+@pytest.mark.rule("hold.nobody-configured")
+async def test_a_hold_that_nobody_can_decide_is_a_denial(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with running(tmp_path, server_table(server)) as runtime:
+        refusal = refused(await execute(runtime, "s__pay", HELD), Code.HOLD_DENIED)
+        assert "nobody is configured" in refusal.message
+    assert server.effects() == []
+
+
+@pytest.mark.rule("hold.tool-approval")
+async def test_a_tool_that_the_configuration_holds_is_held_whatever_the_policy_says(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    text = table(server) + '[servers.s.tools.look]\napproval = "hold"\n'
+    async with running(tmp_path, text) as runtime:
+        outcome = await execute(runtime, "s__look", {})
+        assert isinstance(outcome, Held)
+        await approve(runtime, outcome.hold_id)
+        assert isinstance(await execute(runtime, "s__look", {}), Completed)
+
+
+@pytest.mark.rule("hold.narrowed")
+async def test_an_operator_may_narrow_the_arguments_and_the_record_shows_both(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id, arguments={"held": True, "amount": 1})
+        assert isinstance(await execute(runtime, "s__pay", HELD), Completed)
+        assert [effect["arguments"] for effect in server.effects("paid")] == [{"held": True, "amount": 1}]
+        shown = await runtime.acts.perform("holds.show", ANN, {"id": waiting.hold_id})
+        assert (shown["received"], shown["arguments"]) == (HELD, {"held": True, "amount": 1})
+
+
+@pytest.mark.rule("hold.roles")
+@pytest.mark.parametrize("operator", [None, Operator(id="v", role="viewer"), Operator(id="x", role="")])
+async def test_nobody_without_the_role_decides(tmp_path: Path, operator: Operator | None) -> None:
+    async with running(tmp_path, table(scripted(tmp_path))) as runtime:
+        waiting = await held(runtime)
+        with pytest.raises(ActRefused):
+            await runtime.acts.perform("holds.approve", operator, {"id": waiting.hold_id})
+        hold = runtime.book.get(waiting.hold_id)
+        assert hold is not None
+        assert hold.state is HoldState.PENDING
+
+
+@pytest.mark.rule("hold.signed")
+async def test_the_decision_is_signed_and_verifies_offline_with_the_public_key_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, table(scripted(tmp_path))) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id, comment="fine")
+        shown = await runtime.acts.perform("holds.show", ANN, {"id": waiting.hold_id})
+        key = load_public(runtime.signer.public.pem.encode())
+    (envelope,) = json.loads(json.dumps(shown["envelopes"]))
+    said = orjson.loads(verify(envelope, [key], APPROVAL_TYPE))
+    assert (said["operator"], said["approve"], said["comment"]) == ("ann", True, "fine")
+    assert said["arguments"] == HELD
+    assert said["hold"] == waiting.hold_id
+    forged = {**envelope, "payload": envelope["payload"][:-4] + "AAA="}
+    with pytest.raises(SignatureInvalid):
+        verify(forged, [key], APPROVAL_TYPE)
+
+
+@pytest.mark.rule("hold.survives")
+async def test_holds_approvals_and_their_clocks_survive_a_restart(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    text = table(server)
+    async with running(tmp_path, text) as runtime:
+        waiting = await held(runtime)
+    async with running(tmp_path, text) as runtime:
+        hold = runtime.book.get(waiting.hold_id)
+        assert hold is not None
+        assert hold.expires_at == waiting.expires_at
+        assert (await held(runtime)).hold_id == waiting.hold_id
+        await approve(runtime, waiting.hold_id)
+    async with running(tmp_path, text) as runtime:
+        assert isinstance(await execute(runtime, "s__pay", HELD), Completed)
+        assert len(server.effects("paid")) == 1
+    async with running(tmp_path, text) as runtime:
+        assert isinstance(await execute(runtime, "s__pay", HELD), Held)
+        assert len(server.effects("paid")) == 1
+
+
+async def test_a_reason_that_the_approval_does_not_list_parks_the_call_again(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id)
+        more = 'hold contains {"code": "amount", "reason": "much", "approvers": ["group:finance"]} if input.arguments.amount > 5\n'
+        rego = tmp_path / "policies" / "gateway.rego"
+        rego.write_text(rego.read_text() + more)
+        assert (await runtime.snapshots.reload()).accepted
+        refused(await execute(runtime, "s__pay", HELD), Code.HOLD_MISMATCH)
+        again = await held(runtime)
+        with pytest.raises(ActRefused):
+            await approve(runtime, again.hold_id, Operator(id="bob", role="viewer"))
+        await approve(runtime, again.hold_id, FAY)
+        assert isinstance(await execute(runtime, "s__pay", HELD), Completed)
+        assert len(server.effects("paid")) == 1
