@@ -109,6 +109,8 @@ class Session:
         self._put = put
         self._asks: dict[str, Ask] = {}
         self._asked = 0
+        self._nonce = secrets.token_hex(4)
+        """Ids of our own requests are of this process: an answer meant for another, before a takeover, goes nowhere."""
         self._streams_opened = 0
 
     # --- outside any call: `gateway.ports.SessionChannel` ---
@@ -152,7 +154,7 @@ class Session:
     def ask(self) -> tuple[str, Ask]:
         """A new request of ours and its id. Whoever asks forgets it afterwards."""
         self._asked += 1
-        identifier = f"gateway-{self._asked}"
+        identifier = f"gateway-{self._nonce}-{self._asked}"
         self._asks[identifier] = ask = Ask()
         return identifier, ask
 

@@ -421,7 +421,7 @@ class Lines:
 
     def __init__(self, receive: Callable[[], Awaitable[bytes]], limit: int) -> None:
         self._receive = receive
-        self._limit = limit
+        self.limit = limit
         self._rest = bytearray()
         self._ended = False
         self._searched = 0
@@ -435,11 +435,11 @@ class Lines:
                 line = bytes(self._rest[:end])
                 del self._rest[: end + 1]
                 self._searched = 0
-                if skipping or len(line) > self._limit + 1:
+                if skipping or len(line) > self.limit + 1:
                     raise MessageTooLarge
                 return line.removesuffix(b"\r")
             self._searched = len(self._rest)
-            if len(self._rest) > self._limit + 1:
+            if len(self._rest) > self.limit + 1:
                 skipping = True
                 self._rest.clear()
                 self._searched = 0
