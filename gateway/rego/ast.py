@@ -346,24 +346,37 @@ def map_terms(term: Term, change: Callable[[Term], Term]) -> Term:
     return term
 
 
-def walk_terms(term: Term, *, closures: bool = True) -> Iterator[Term]:
-    """Every term below and including `term`, in source order."""
-    stack: list[Term] = [term]
-    while stack:
-        current = stack.pop()
-        yield current
-        below = term_children(current)
-        if closures:
-            match current:
-                case ArrayComprehension() | SetComprehension():
-                    below = [current.term, *body_terms(current.body)]
-                case ObjectComprehension():
-                    below = [current.key, current.value, *body_terms(current.body)]
-                case TemplateString():
-                    below = [
-                        t for part in current.parts for t in ([part] if isinstance(part, Scalar) else expr_terms(part))
-                    ]
-        stack.extend(reversed(below))
+def walk_terms(term: Term, *, closures: bool = True) -> list[Term]:
+    """Every term below and including `term`, each before those inside of it."""
+    found: list[Term] = []
+    _walk(term, found, closures)
+    return found
+
+
+def _walk(term: Term, found: list[Term], closures: bool) -> None:
+    found.append(term)
+    kind = type(term)
+    if kind is Scalar or kind is Var:
+        return
+    for below in term_children(term):
+        _walk(below, found, closures)
+    if closures:
+        match term:
+            case ArrayComprehension() | SetComprehension():
+                _walk(term.term, found, closures)
+                for below in body_terms(term.body):
+                    _walk(below, found, closures)
+            case ObjectComprehension():
+                _walk(term.key, found, closures)
+                _walk(term.value, found, closures)
+                for below in body_terms(term.body):
+                    _walk(below, found, closures)
+            case TemplateString():
+                for part in term.parts:
+                    for below in [part] if isinstance(part, Scalar) else expr_terms(part):
+                        _walk(below, found, closures)
+            case _:
+                pass
 
 
 def expr_terms(expr: Expr, *, closures: bool = True) -> list[Term]:

@@ -943,6 +943,16 @@ class FunctionWriter(Writer):
             text = self.literal(term.value)
             self.line(f"{acc}[{text}] = {text}")
             return
+        if _is_literal(term):
+            member = literal_value(term)
+            kept = self.gen.constant(member, f"literal {type(term).__name__} {term_text(term)}")
+            named = self.gen.constant(key(member), f"key {type(term).__name__} {term_text(term)}")
+            self.line(f"{acc}[{named}] = {kept}")
+            return
+        if isinstance(term, (ast.ArrayTerm, ast.ObjectTerm)):
+            value = self.name(self.value(term))
+            self.line(f"{acc}[key({value})] = {value}")
+            return
         value = self.name(self.value(term))
         self.line(f"{acc}[{value} if type({value}) is str else key({value})] = {value}")
 

@@ -151,9 +151,11 @@ class CompositeKey:
 def _hash(value: Value) -> int:
     kind = type(value)
     if kind is list:
-        return hash((list, tuple([hash(key(item)) for item in value])))
+        return hash((list, tuple([item if type(item) is str else hash(key(item)) for item in value])))
     if kind is dict:
-        return hash((dict, frozenset([(k, hash(key(item))) for k, item in value.items()])))
+        return hash(
+            (dict, frozenset([(k, item if type(item) is str else hash(key(item))) for k, item in value.items()]))
+        )
     if kind is RegoSet:
         return hash((set, frozenset(value.members)))
     if kind is bool:
@@ -210,7 +212,8 @@ class RegoSet:
     def sorted(self) -> list[Value]:
         """The members in Rego's order. Not to be changed."""
         if self._sorted is None:
-            self._sorted = sort_values(self.members.values())
+            members = self.members
+            self._sorted = sort_values(members.values()) if len(members) > 1 else list(members.values())
         return self._sorted
 
     def __contains__(self, value: Value) -> bool:
@@ -257,6 +260,7 @@ _ORDER: Final[dict[type, int]] = {
 }
 _NAMES: Final = ("null", "boolean", "number", "string", "array", "object", "set")
 _SCALARS: Final = frozenset((str, int, type(None), bool))
+_JSON_SCALARS: Final = frozenset((str, int, type(None), bool, float))
 
 
 def type_name(value: Value) -> str:
@@ -432,22 +436,22 @@ def to_rego(value: Value) -> str:
 
 
 def to_json(value: Value) -> Any:
-    """The value as plain JSON data, as OPA returns it: sets are sorted arrays, keys are strings and sorted.
+    """The value as plain JSON data, as OPA returns it: sets are sorted arrays, keys are strings.
 
     A key that is no string becomes its JSON text, as in OPA.
     """
     kind = type(value)
-    if kind is str or kind is int or value is None or kind is bool or kind is float:
+    if kind in _JSON_SCALARS:
         return value
     if kind is list:
-        return [to_json(item) for item in value]
+        return [item if type(item) in _JSON_SCALARS else to_json(item) for item in value]
+    if kind is RegoSet:
+        return [item if type(item) in _JSON_SCALARS else to_json(item) for item in value.sorted()]
     if kind is dict:
         return {
-            k if type(k) is str else json_text(unkey(k)): to_json(value[k])
-            for k in sorted_keys(value)
-        }  # fmt: skip
-    if kind is RegoSet:
-        return [to_json(item) for item in value.sorted()]
+            k if type(k) is str else json_text(unkey(k)): item if type(item) in _JSON_SCALARS else to_json(item)
+            for k, item in value.items()
+        }
     whole = to_int(value)
     return whole if whole is not None else float(value)
 

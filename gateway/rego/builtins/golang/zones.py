@@ -192,6 +192,7 @@ def _extended(text: str, last: int, at: int) -> Span | None:
     return Span(Zone(dst_name, dst_offset, dst), starts + year_start, ends + year_start)
 
 
+@lru_cache(maxsize=1024)
 def _zone_name(text: str) -> tuple[str, str]:
     if not text:
         return "", text
@@ -204,6 +205,7 @@ def _zone_name(text: str) -> tuple[str, str]:
     return ("", text) if close < 0 else (text[1:close], text[close + 1 :])
 
 
+@lru_cache(maxsize=1024)
 def _offset(text: str) -> tuple[int | None, str]:
     sign = 1
     if text[:1] in ("+", "-"):
@@ -232,6 +234,7 @@ def _number(text: str, low: int, high: int) -> tuple[int | None, str]:
     return int(text[:end]), text[end:]
 
 
+@lru_cache(maxsize=1024)
 def _rule(text: str) -> tuple[_Rule | None, str]:
     week = month = 0
     kind = "D"
