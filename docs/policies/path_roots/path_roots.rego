@@ -12,6 +12,7 @@ deny contains {"code": "path_outside_root", "message": message} if {
 }
 
 below_a_root(path) if {
+	is_string(path)
 	some root in roots
 	startswith(concat("", [path, "/"]), concat("", [root, "/"]))
 	not ".." in split(path, "/")

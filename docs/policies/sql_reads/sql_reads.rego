@@ -8,6 +8,7 @@ deny contains {"code": "sql_changes", "message": "only a single SELECT is allowe
 
 harmless if {
 	sql := input.arguments.sql
+	is_string(sql)
 	regex.match(`(?is)^\s*select\b`, sql)
 	not contains(sql, ";")
 	not regex.match(`(?i)\b(insert|update|delete|drop|alter|create|grant|truncate|into)\b`, sql)
