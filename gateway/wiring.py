@@ -9,11 +9,12 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.abc
@@ -21,7 +22,7 @@ import orjson
 
 from gateway import __version__, limits, telemetry
 from gateway.acts import Acts
-from gateway.adapters import holds, keys
+from gateway.adapters import holds, keys, ownership
 from gateway.adapters import limits as stored_limits
 from gateway.adapters.holds import HoldBook
 from gateway.adapters.journal import SqlJournal, open_journal
@@ -34,16 +35,19 @@ from gateway.adapters.signing import Signer, open_signer
 from gateway.adapters.system import EventFanout, SystemClock
 from gateway.config import AgentSettings, Configuration, PolicySettings, load
 from gateway.control import AgentKey, Gateway
+from gateway.decide.hold import Operator
 from gateway.decide.pause import Stop, Stops
 from gateway.decide.quota import Ledger
 from gateway.directory import PolicyDirectory
+from gateway.edge import wire
 from gateway.edge.http import application, mcp_app
 from gateway.edge.listener import bound, serve_http
 from gateway.edge.security import Asgi
 from gateway.edge.settings import EdgeSettings
-from gateway.edge.stdio import serve_stdio, take_stdio
+from gateway.edge.stdio import serve_stdio, stdio_streams, take_stdio
 from gateway.engine import Engine
-from gateway.model.call import Principal
+from gateway.joining import attend
+from gateway.model.call import Client, Principal
 from gateway.model.errors import GatewayError, JournalUnavailable
 from gateway.model.events import (
     AuthenticationRefused,
@@ -54,9 +58,11 @@ from gateway.model.events import (
     StateChanged,
     SubscriptionEnded,
 )
+from gateway.model.ids import new_id
 from gateway.model.recording import RecordingSettings
 from gateway.model.snapshot import Snapshot
-from gateway.model.verdict import Failed, Refused, Write
+from gateway.model.verdict import Completed, Failed, Refused, Write
+from gateway.owner import ActingOperator, CommandRefused, Commands, serving_others
 from gateway.ports import PolicyEngine, SessionChannel, Stage
 from gateway.servers.pool import ToolServers
 from gateway.snapshots import Snapshots
@@ -542,18 +548,119 @@ async def serve(configuration: Configuration, host: str, port: int, ready: Calla
     except OSError as error:
         raise GatewayError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     stop = anyio.Event()
-    with listening:
-        async with build(configuration) as runtime:
-            mcp = mcp_app(runtime.gateway, runtime.edge)
-            app = application(mcp, routes(runtime))
-            async with anyio.create_task_group() as tasks:
-                await tasks.start(_until_signalled, stop)
-                port = int(listening.getsockname()[1])
-                logger.info("listening on http://%s:%d/mcp", f"[{host}]" if ":" in host else host, port)
-                if ready is not None:
-                    ready(port)
-                await serve_http(mcp, app, listening, stop=stop, drain_seconds=DRAIN_SECONDS)
-                tasks.cancel_scope.cancel()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(listening)
+        others = _socket_of_others(configuration, "serve", stack)
+        runtime = await stack.enter_async_context(build(configuration))
+        if others is not None:
+            await stack.enter_async_context(serving_others(others, runtime, commands(runtime), configuration.file))
+        mcp = mcp_app(runtime.gateway, runtime.edge)
+        app = application(mcp, routes(runtime))
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(_until_signalled, stop)
+            port = int(listening.getsockname()[1])
+            logger.info("listening on http://%s:%d/mcp", f"[{host}]" if ":" in host else host, port)
+            if ready is not None:
+                ready(port)
+            await serve_http(mcp, app, listening, stop=stop, drain_seconds=DRAIN_SECONDS)
+            tasks.cancel_scope.cancel()
+
+
+def _socket_of_others(
+    configuration: Configuration, purpose: str, stack: contextlib.ExitStack | contextlib.AsyncExitStack
+) -> socket.socket | None:
+    """Own the store, and listen for others who want to use it; None for a store in memory, which nobody can share.
+
+    Raises:
+        StoreBusy: another process owns it.
+    """
+    if configuration.store.path is None:
+        return None
+    stack.enter_context(ownership.own(configuration.store.path, purpose))
+    return stack.enter_context(ownership.listening(configuration.store.path))
+
+
+def commands(runtime: Runtime) -> Commands:
+    """What the owner does for commands of other processes: the operators' acts, and calls in an agent's name."""
+
+    def operator_for_key(key: str) -> ActingOperator | None:
+        found = runtime.configuration().operator_for_key(key)
+        return None if found is None else ActingOperator(name=found.name, role=found.role)
+
+    known = Commands(operator_for_key)
+
+    def add(name: str) -> None:
+        async def act(params: Mapping[str, Any], acting: ActingOperator | None) -> Any:
+            operator = None
+            if acting is not None:
+                settings = runtime.configuration().operators[acting.name]
+                operator = Operator(id=settings.name, role=settings.role, groups=settings.groups)
+            return await runtime.acts.perform(name, operator, params)
+
+        known.add(name, act, role=None)  # the acts check roles themselves, and record what they refuse
+
+    for name in runtime.acts.commands:
+        add(name)
+
+    async def call(params: Mapping[str, Any], acting: ActingOperator | None) -> Any:
+        return await call_as(runtime, params, acting)
+
+    known.add("call", call, role=None)
+    return known
+
+
+async def call_as(runtime: Runtime, params: Mapping[str, Any], acting: ActingOperator | None) -> Any:
+    """Call a tool through the whole chain in an agent's name, for `gateway call`.
+
+    Acting as an agent takes an operator's key; `local` is who everybody on this machine is anyway, where there are no
+    `[agents]`.
+
+    Raises:
+        CommandRefused: the agent or tool is unknown, or the operator's role does not reach.
+    """
+    configuration = runtime.configuration()
+    name = params.get("agent") or (None if not configuration.local_only else "local")
+    if name is None:
+        raise CommandRefused(f"name an agent with --agent: {', '.join(configuration.agents)}")
+    if name not in configuration.agents:
+        raise CommandRefused(f"there is no agent {name!r}; there are {', '.join(configuration.agents)}")
+    if not configuration.local_only and (acting is None or acting.role != "operator"):
+        raise CommandRefused("calling as an agent needs an operator's key (GATEWAY_OPERATOR_KEY)")
+    principal = configuration.agents[name].principal
+    wanted = str(params.get("tool") or "")
+    view = await runtime.gateway.view(principal)
+    exposed = next(
+        (key for key, entry in view.tools.items() if wanted in (key, f"{entry.server}/{entry.name}")), wanted
+    )
+    meta = {"gateway/idempotency-key": params["idempotency_key"]} if params.get("idempotency_key") else {}
+    call = runtime.gateway.call(
+        method="tools/call",
+        params={"name": exposed, "arguments": params.get("arguments") or {}, "_meta": meta},
+        principal=principal,
+        session_id=new_id(),
+        client=Client(name="gateway call", version=__version__),
+    )
+    outcome = await runtime.gateway.execute(call, _Terminal())
+    if isinstance(outcome, Completed) and outcome.error is not None:
+        return {"call_id": call.id, "error": orjson.loads(outcome.error)}
+    if isinstance(outcome, Completed):
+        assert outcome.result is not None
+        return {"call_id": call.id, "result": orjson.loads(outcome.result)}
+    return {"call_id": call.id, "refusal": wire.refusal(call, outcome), "message": outcome.message}
+
+
+class _Terminal:
+    """The client behind `gateway call`: it hears nothing and cannot be asked."""
+
+    capabilities: Mapping[str, Any] = {}
+    wants_progress = False
+    log_level: str | None = None
+
+    async def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        pass
+
+    async def ask(self, requests: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        return {key: {"error": {"code": -32601, "message": "a command line cannot be asked"}} for key in requests}
 
 
 async def _until_signalled(
@@ -596,8 +703,24 @@ async def _send(send: Any, status: int, kind: bytes, body: bytes) -> None:
 
 
 async def stdio(configuration: Configuration, agent: AgentSettings) -> None:
-    """Serve one client on this process's stdin and stdout."""
+    """Serve one client on this process's stdin and stdout: as the store's owner, or through it."""
     taken = take_stdio()
     telemetry.configure_logging()
-    async with build(configuration) as runtime:
-        await serve_stdio(runtime.gateway, agent.principal, runtime.edge, taken)
+    settings = edge_settings(configuration)
+    store = configuration.store.path
+    if store is None:
+        async with build(configuration) as runtime:
+            await serve_stdio(runtime.gateway, agent.principal, settings, taken)
+        return
+    async with stdio_streams(*taken, settings.max_request_bytes) as (read, write):
+        await attend(
+            store=store,
+            configuration=configuration.file,
+            key=None if configuration.local_only else os.environ.get("GATEWAY_AGENT_KEY"),
+            agent=None if configuration.local_only else agent.name,
+            build=lambda: build(load(configuration.file)),
+            commands=lambda built: commands(cast(Runtime, built)),
+            read=read,
+            write=write,
+            max_request_bytes=settings.max_request_bytes,
+        )
