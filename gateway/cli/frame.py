@@ -39,15 +39,22 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "calls": ("evidence", "calls", "List and show calls."),
     "tail": ("evidence", "tail", "Follow calls as they happen."),
     "log": ("evidence", "log", "Export and verify the records."),
+    "holds": ("decide", "holds", "List, show, approve and deny held calls."),
+    "pause": ("decide", "pause", "Refuse new calls."),
+    "resume": ("decide", "resume", "Lift a pause or kill."),
+    "kill": ("decide", "kill", "Refuse new calls and cancel those in flight."),
     "reload": ("look", "reload", "Take over a changed configuration."),
     "policy": ("policy", "policy", "Check, test and ask the policies."),
+    "quotas": ("decide", "quotas", "Show the use of quotas."),
+    "breakers": ("decide", "breakers", "Show, trip and reset circuit breakers."),
 }
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Start": ("init", "serve", "stdio", "check", "doctor", "import", "install"),
     "Look": ("status", "servers", "tools", "sessions", "calls", "tail", "call"),
-    "Decide": ("reload",),
+    "Decide": ("holds", "pause", "resume", "kill", "reload"),
     "Policy": ("policy",),
     "Evidence": ("log",),
+    "Operate": ("quotas", "breakers"),
 }
 
 
