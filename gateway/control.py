@@ -89,6 +89,8 @@ class Gateway:
         self._execute = execute
         self._directory = directory
         self._channels: dict[str, SessionChannel] = {}
+        self.first_look: Callable[[], Awaitable[None]] | None = None
+        """Waits, bounded, until every tool server was tried once; for what depends on all of them being known."""
         self.continue_trace: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None
         """Puts the call's own span into the `_meta` that is judged and forwarded, where traces are exported."""
 
@@ -209,6 +211,11 @@ class Gateway:
         return False
 
     # --- lists ---
+
+    async def settled(self) -> None:
+        """Wait, a few seconds at most and only right after the start, for the first look at every tool server."""
+        if self.first_look is not None:
+            await self.first_look()
 
     async def view(self, principal: Principal) -> View:
         """What this principal may see, now."""

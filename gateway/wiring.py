@@ -289,6 +289,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             events=events,
             approvals=book,
         )
+        gateway.first_look = servers.first_look
         runtime = Runtime(
             configuration=current,
             gateway=gateway,

@@ -198,6 +198,9 @@ def is_call(asked: Asked, method: str) -> bool:
 async def perform(asked: Asked, request: Request, caller: AgentCaller) -> wire.Reply:
     """Make the call that a request asks for, and answer it."""
     params = forwarded(request.params)
+    if params.get("name") not in asked.gateway.snapshot.catalogue.tools:
+        # It may be a server's that is just being started.
+        await asked.gateway.settled()
     link = params.get("requestState")
     logical = asked.links.find(asked.principal.id, link) if isinstance(link, str) else None
     try:

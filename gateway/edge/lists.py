@@ -51,6 +51,7 @@ class Lists:
         Raises:
             UnknownCursor: the cursor is none that this method handed out.
         """
+        await self._gateway.settled()
         view = await self._gateway.view(principal)
         key = (principal.id, method, modern)
         if cursor is None:

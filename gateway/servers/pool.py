@@ -131,6 +131,15 @@ class ToolServers:
         """What each server offers, by name; entries last known where it cannot be reached."""
         return {name: server.catalogue for name, server in self._servers.items()}
 
+    async def first_look(self) -> None:
+        """Wait until every server was tried for the first time, but for none of them longer than a few seconds.
+
+        A client that comes right after the start must not take a list without its servers for the whole list: many never
+        ask again, and one of 2026-07-28 may keep it for as long as it says.
+        """
+        for server in tuple(self._servers.values()):
+            await server.first_look()
+
     def on_change(self, callback: Changed) -> None:
         """Call back with (server, kinds) when a catalogue changes. `kinds` is empty where only its state or reason did."""
         self._callbacks.append(callback)

@@ -59,6 +59,9 @@ logger = logging.getLogger("gateway.servers")
 
 CONTROL: Final = LinkKey(isolation="shared", control=True)
 
+FIRST_LOOK_SECONDS: Final = 5.0
+"""How long who asks for a list right after the start waits for a server that was not reached yet."""
+
 FIRST_PAUSE_SECONDS: Final = 0.5
 MAX_PAUSE_SECONDS: Final = 60.0
 FAIL_FAST_SECONDS: Final = 5.0
@@ -157,6 +160,9 @@ class ToolServer:
         self.settings = settings
         self.state = "connecting"
         self.restarts = 0
+        self.looked = asyncio.Event()
+        """Set once its catalogue was read, or could not be, for the first time."""
+        self._look_until: float | None = None
         self._around = around
         self._builder = Builder()
         self._listing = Listing()
@@ -186,9 +192,11 @@ class ToolServer:
         """Until `stop`, or until it is cancelled; all links are closed when it returns."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            self._look_until = asyncio.get_running_loop().time() + FIRST_LOOK_SECONDS
             try:
                 if self.settings.disabled_reason is not None:
                     self._set_unavailable(self.settings.disabled_reason)
+                    self.looked.set()
                 else:
                     tasks.start_soon(self._supervise)
                     tasks.start_soon(self._close_idle)
@@ -198,6 +206,14 @@ class ToolServer:
                 tasks.cancel_scope.cancel()
                 self._tasks = None
         self.state = "stopped"
+
+    async def first_look(self) -> None:
+        """Return once the server was tried for the first time, at the latest `FIRST_LOOK_SECONDS` after its start."""
+        if not self.looked.is_set():
+            now = asyncio.get_running_loop().time()
+            until = now + FIRST_LOOK_SECONDS if self._look_until is None else self._look_until
+            with anyio.move_on_after(max(0.0, until - now)):
+                await self.looked.wait()
 
     def stop(self) -> None:
         """No new calls; those in flight have `DRAIN_SECONDS` to end."""
@@ -228,8 +244,10 @@ class ToolServer:
             except (StartError, RequestFailed, NoRoom, wire.Garbage) as error:
                 failures += 1
                 self._set_unavailable(str(error))
+                self.looked.set()
             else:
                 self._rebuild(available=True, reason="")
+                self.looked.set()
                 await self._dirty.wait()
                 lived = asyncio.get_running_loop().time() - began
                 broke = link.broke and lived < SHORT_LIFE_SECONDS

@@ -127,7 +127,6 @@ DECLARED: Final[dict[str, Declaration]] = {
 """Every builtin of OPA by name, whether this engine has it or not."""
 
 
-
 def declare(line: str) -> None:
     """Declares a builtin that OPA does not have, in the language of :mod:`.declarations`, for its embedder to register."""
     declared = _declaration(line)
