@@ -850,9 +850,13 @@ def outcome(ending: Ending, call: Call) -> Outcome:
         case Code.RESULT_TOO_LARGE | Code.RESULT_INVALID | Code.REQUEST_INVALID:
             return Refused(stage="forward", code=ending.code, message=message, executed=ending.ran)
         case _:
-            in_doubt = ending.ran != "no" and not (call.entry is not None and call.entry.idempotent)
+            may_have_run = ending.ran != "no"
             return Failed(
-                code=ending.code, message=message, in_doubt=in_doubt, retry_after_seconds=ending.retry_after_seconds
+                code=ending.code,
+                message=message,
+                in_doubt=may_have_run and not (call.entry is not None and call.entry.idempotent),
+                sent=may_have_run,
+                retry_after_seconds=ending.retry_after_seconds,
             )
 
 

@@ -191,7 +191,10 @@ class ToolServers:
         meta = params.get("_meta")
         if isinstance(meta, dict) and SUBSCRIPTION_KEY in meta:
             # It names a request of this hop; what it is towards the agent, the edge knows.
-            params = {**params, "_meta": {name: value for name, value in meta.items() if name != SUBSCRIPTION_KEY}}
+            rest = {name: value for name, value in meta.items() if name != SUBSCRIPTION_KEY}
+            params = {name: value for name, value in params.items() if name != "_meta"} | (
+                {"_meta": rest} if rest else {}
+            )
         for session_id in sorted(audience):
             if (channel := await self._lookup(session_id)) is not None:
                 await channel.notify(method, params)

@@ -27,13 +27,32 @@ class EventParser:
     Args:
         receive: called with each event that has data.
         max_bytes: of one event.
+        oversized: called with the first and last bytes of an event that is larger, which is skipped; absent: such an
+            event is an error.
     """
 
-    __slots__ = ("_buffer", "_first", "_max", "_receive", "_scanned", "last_event_id", "retry_seconds")
+    __slots__ = (
+        "_buffer",
+        "_first",
+        "_head",
+        "_max",
+        "_oversized",
+        "_receive",
+        "_scanned",
+        "last_event_id",
+        "retry_seconds",
+    )
 
-    def __init__(self, receive: Callable[[Event], None], max_bytes: int) -> None:
+    def __init__(
+        self,
+        receive: Callable[[Event], None],
+        max_bytes: int,
+        oversized: Callable[[bytes, bytes], None] | None = None,
+    ) -> None:
         self._receive = receive
         self._max = max_bytes
+        self._oversized = oversized
+        self._head: bytes | None = None
         self._buffer = bytearray()
         self._scanned = 0
         self._first = True
@@ -65,11 +84,20 @@ class EventParser:
             del buffer[:start]
         self._scanned = max(0, len(buffer) - 3)
         if len(buffer) > self._max:
-            raise EventTooLarge
+            if self._oversized is None:
+                raise EventTooLarge
+            if self._head is None:
+                self._head = bytes(buffer[:512])
+            del buffer[:-512]
+            self._scanned = max(0, len(buffer) - 3)
 
     def _event(self, block: bytes) -> None:
-        if len(block) > self._max:
-            raise EventTooLarge
+        if self._head is not None or len(block) > self._max:
+            if self._oversized is None:
+                raise EventTooLarge
+            head, self._head = self._head or block[:512], None
+            self._oversized(head, block[-512:])
+            return
         data: list[bytes] = []
         type_ = "message"
         for line in _LINES.split(block):

@@ -135,10 +135,17 @@ class _Answer:
 class _Stream:
     """Takes an event stream that belongs to no single message (GET)."""
 
-    __slots__ = ("_done", "_event", "_events", "_max", "connection", "reason", "status")
+    __slots__ = ("_done", "_event", "_events", "_max", "_oversized", "connection", "reason", "status")
 
-    def __init__(self, event: Callable[[Event], None], max_bytes: int, connection: Connection) -> None:
+    def __init__(
+        self,
+        event: Callable[[Event], None],
+        max_bytes: int,
+        connection: Connection,
+        oversized: Callable[[bytes, bytes], None],
+    ) -> None:
         self.connection = connection
+        self._oversized = oversized
         self.status = 0
         self.reason = ""
         self._event = event
@@ -164,16 +171,13 @@ class _Stream:
     def head(self, status: int, headers: dict[str, str]) -> None:
         self.status = status
         if status == 200 and headers.get("content-type", "").lower().startswith("text/event-stream"):
-            self._events = EventParser(self._event, self._max)
+            self._events = EventParser(self._event, self._max, self._oversized)
         else:
             raise AnswerError(f"it answers {status} in place of a stream")
 
     def data(self, chunk: bytes) -> None:
         if self._events is not None:
-            try:
-                self._events.feed(chunk)
-            except EventTooLarge:
-                raise AnswerError("a message on its stream is too large") from None
+            self._events.feed(chunk)
 
     def end(self) -> None:
         self.reason = "its stream ended"
@@ -431,7 +435,7 @@ class StreamableHttp:
 
     async def _get(self, event: Callable[[Event], None], last_event_id: str | None) -> _Stream:
         connection = await self._connection(10.0)
-        stream = _Stream(event, self._max, connection)
+        stream = _Stream(event, self._max, connection, self.receiver.oversized)
         resumed = b""
         if last_event_id is not None and last_event_id.isprintable():
             resumed = b"last-event-id: %s\r\n" % last_event_id.encode("utf-8")
@@ -483,7 +487,7 @@ class OldSse:
             connection = await self._client.connect(self._url.origin, 10.0)
         except ConnectError as error:
             raise StartError(str(error)) from None
-        stream = self._stream = _Stream(self._event, self._max, connection)
+        stream = self._stream = _Stream(self._event, self._max, connection, receiver.oversized)
         request = (b"GET ", self._url.target.encode("ascii"), self._fixed, b"accept: text/event-stream\r\n\r\n")
         connection.send(b"".join(request), stream)
         self._spawn(self._watch)

@@ -1,6 +1,7 @@
 """Builders for the tests of the tool servers' side: settings, calls, a caller that remembers, and a pool that runs."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,31 @@ from gateway.model.snapshot import Entry, Snapshot
 from gateway.model.verdict import Completed, Outcome
 from gateway.ports import Attempt, SessionChannel
 from gateway.servers.pool import ToolServers
+from tests.scripted_server import Era, Scripted
 
 HERE = Path(__file__).parent
+
+
+WIRES = ["stdio-modern", "stdio-legacy", "http-modern", "http-legacy", "sse-legacy"]
+"""Every transport in every era that it speaks."""
+
+
+@asynccontextmanager
+async def scripted(
+    wire: str, directory: Path, script: dict[str, Any], *, name: str = "s", **extra: Any
+) -> AsyncIterator[tuple[Scripted, ServerSettings]]:
+    """A scripted server on one of `WIRES`, and the settings that reach it."""
+    carrier, _, era = wire.partition("-")
+    eras: dict[str, Era] = {"modern": "modern", "legacy": "legacy", "": "both"}
+    server = Scripted(directory, script, name=name, era=eras[era])
+    if carrier == "stdio":
+        yield server, stdio(name, server.command, server.args, **extra)
+        return
+    async with server.http() as url:
+        if carrier == "sse":
+            yield server, http(name, url.removesuffix("/mcp") + "/sse", transport="sse", **extra)
+        else:
+            yield server, http(name, url, **extra)
 
 
 def stdio(name: str, command: str, args: list[str], **extra: Any) -> ServerSettings:
@@ -157,6 +181,13 @@ class Pool:
         )
 
 
+async def eventually(fits: Callable[[], bool], timeout_seconds: float = 15.0) -> None:
+    """Wait for a state of other processes that nothing announces; TimeoutError where it does not come."""
+    async with asyncio.timeout(timeout_seconds):
+        while not fits():  # noqa: ASYNC110 - it is another process's
+            await asyncio.sleep(0.02)
+
+
 @asynccontextmanager
 async def pool(*settings: ServerSettings, **options: Any) -> AsyncIterator[Pool]:
     """A running pool of these servers."""
@@ -193,8 +224,6 @@ async def pool(*settings: ServerSettings, **options: Any) -> AsyncIterator[Pool]
 
 def result(outcome: Outcome) -> Any:
     """The result of a completed call, parsed."""
-    import json
-
     assert isinstance(outcome, Completed), outcome
     assert outcome.result is not None, outcome
     return json.loads(outcome.result)
