@@ -24,7 +24,7 @@ def test_what_json_can_carry_is_taken_unchanged(value: Any) -> None:
     assert parse(orjson.dumps(value)) == value
 
 
-@pytest.mark.rule("wire.strict-numbers")
+@pytest.mark.rule("answer.strict-numbers")
 @given(
     values, st.integers(2**64, 2**200) | st.integers(-(2**200), -(2**63) - 1), st.text('0123456789 \\"', max_size=40)
 )
@@ -54,7 +54,7 @@ def test_numbers_that_fit_are_taken(body: bytes) -> None:
     assert parse(body) is not None
 
 
-@pytest.mark.rule("wire.strict-numbers")
+@pytest.mark.rule("answer.strict-numbers")
 @pytest.mark.parametrize(
     "body",
     [b"NaN", b"Infinity", b"-Infinity", b"1e400", b'"\\ud800"', b'{"\\udfff": 1}', b'"\xed\xa0\x80"', b'"\xff"', b"\xef\xbb\xbf{}", b"", b"{", b"[1,]", b"01"],
@@ -66,7 +66,7 @@ def test_what_is_not_json_is_refused_as_such(body: bytes) -> None:
     assert refused.value.message
 
 
-@pytest.mark.rule("wire.depth")
+@pytest.mark.rule("answer.depth")
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_nesting_is_taken_up_to_128_and_refused_beyond(opening: str, closing: str) -> None:
     middle = "1"
@@ -76,7 +76,7 @@ def test_nesting_is_taken_up_to_128_and_refused_beyond(opening: str, closing: st
             parse((opening * depth + middle + closing * depth).encode())
 
 
-@pytest.mark.rule("wire.depth")
+@pytest.mark.rule("answer.depth")
 def test_sixty_thousand_levels_are_refused_at_once() -> None:
     before = time.process_time()
     for body in (b"[" * 60_000, b"[" * 60_000 + b"]" * 60_000, b'{"a":' * 60_000 + b"1" + b"}" * 60_000):

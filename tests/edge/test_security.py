@@ -297,7 +297,7 @@ async def test_a_removed_agents_sessions_end_at_once() -> None:
 # --- hidden and unknown ---
 
 
-@pytest.mark.rule("wire.unknown-tool")
+@pytest.mark.rule("answer.unknown-tool")
 async def test_an_unknown_and_a_hidden_tool_answer_alike_byte_for_byte() -> None:
     hidden = agent("a", "key-a", tools=("fixture/other",))
     made = world(tool("echo"), tool("other"), agents=(hidden,))
@@ -320,7 +320,7 @@ async def test_an_unknown_and_a_hidden_tool_answer_alike_byte_for_byte() -> None
 # --- A24: too much, too deep, too slow ---
 
 
-@pytest.mark.rule("wire.malformed")
+@pytest.mark.rule("answer.malformed")
 @pytest.mark.parametrize(
     "body",
     [

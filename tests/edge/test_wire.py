@@ -49,7 +49,7 @@ def said(outcome: Outcome, asked: Call = TOOL_CALL, *, modern: bool = False) -> 
     return answer  # type: ignore[no-any-return]
 
 
-@pytest.mark.rule("wire.bad-arguments")
+@pytest.mark.rule("answer.bad-arguments")
 def test_bad_arguments_are_a_tool_error_with_the_paths_that_fail() -> None:
     result = said(BAD_ARGUMENTS)["result"]
     assert result["isError"] is True
@@ -57,7 +57,7 @@ def test_bad_arguments_are_a_tool_error_with_the_paths_that_fail() -> None:
     assert result["_meta"]["gateway/refusal"]["code"] == "schema.invalid"
 
 
-@pytest.mark.rule("wire.unknown-tool")
+@pytest.mark.rule("answer.unknown-tool")
 def test_an_unknown_target_is_the_json_rpc_error_that_resolve_gives() -> None:
     data = {"code": -32602, "message": "Unknown tool: x"}
     unknown = Refused(stage="resolve", code=Code.REQUEST_INVALID, message="Unknown tool: x", data=data)
@@ -66,7 +66,7 @@ def test_an_unknown_target_is_the_json_rpc_error_that_resolve_gives() -> None:
     assert reply.code == -32602
 
 
-@pytest.mark.rule("wire.refusal")
+@pytest.mark.rule("answer.refusal")
 @pytest.mark.parametrize("outcome", ALL, ids=lambda outcome: str(getattr(outcome, "code", "held")))
 @pytest.mark.parametrize("modern", [True, False])
 def test_a_refused_held_or_failed_tool_call_is_a_tool_error_that_says_what_can_be_done(
@@ -84,7 +84,7 @@ def test_a_refused_held_or_failed_tool_call_is_a_tool_error_that_says_what_can_b
     assert (result.get("resultType") == "complete") is modern
 
 
-@pytest.mark.rule("wire.refusal-elsewhere")
+@pytest.mark.rule("answer.refusal-elsewhere")
 @pytest.mark.parametrize("outcome", ALL, ids=lambda outcome: str(getattr(outcome, "code", "held")))
 def test_for_other_methods_the_same_object_is_the_data_of_a_json_rpc_error(outcome: Outcome) -> None:
     error = said(outcome, PROMPT_GET)["error"]
@@ -114,14 +114,14 @@ def test_what_is_known_of_a_refusal_is_in_it() -> None:
     assert wire.refusal(TOOL_CALL, WITHHELD)["executed"] == "yes"
 
 
-@pytest.mark.rule("wire.own-error")
+@pytest.mark.rule("answer.own-error")
 def test_the_tool_servers_own_error_is_untouched() -> None:
     error = b'{"code": -32042, "message" : "x", "data":{"a":[1.0, 1e2]},"unknown":true}'
     reply = wire.answer(5, TOOL_CALL, Completed(error=error), modern=True)
     assert reply == (b'{"jsonrpc":"2.0","id":5,"error":' + error + b"}", -32042)
 
 
-@pytest.mark.rule("wire.relayed")
+@pytest.mark.rule("answer.relayed")
 def test_a_result_is_relayed_as_the_bytes_received() -> None:
     result = b'{"content":[ {"type":"text","text":"\\u00e9"} ],"unknown":{"b":1.0,"a":1E5},"resultType":"complete"}'
     for modern in (True, False):
@@ -140,7 +140,7 @@ objects = st.dictionaries(
 )
 
 
-@pytest.mark.rule("wire.result-type")
+@pytest.mark.rule("answer.result-type")
 @given(objects, st.booleans())
 def test_every_modern_result_has_a_type_and_is_otherwise_unchanged(value: dict[str, Any], indent: bool) -> None:
     if "resultType" in value and not isinstance(value["resultType"], str):
@@ -149,7 +149,7 @@ def test_every_modern_result_has_a_type_and_is_otherwise_unchanged(value: dict[s
     assert orjson.loads(wire.with_result_type(text)) == {"resultType": "complete", **value}
 
 
-@pytest.mark.rule("wire.result-type")
+@pytest.mark.rule("answer.result-type")
 def test_a_result_type_further_in_is_not_taken_for_the_results_own() -> None:
     inner = b'{"structuredContent":{"resultType":"complete"},"text":"\\"resultType\\":\\"complete\\"}"}'
     assert orjson.loads(wire.with_result_type(inner))["resultType"] == "complete"
@@ -160,7 +160,7 @@ def test_an_unknown_result_type_passes() -> None:
     assert wire.with_result_type(result) == result
 
 
-@pytest.mark.rule("wire.cache-scope")
+@pytest.mark.rule("answer.cache-scope")
 def test_what_one_agent_may_read_is_never_public_to_others() -> None:
     read = call(method="resources/read")
     public = b'{"contents":[],"resultType":"complete","ttlMs":5,"cacheScope":"public"}'
@@ -182,7 +182,7 @@ def test_there_is_advice_for_every_code() -> None:
     assert set(wire.NEXT_STEPS) == set(Code) == set(CODES)
 
 
-@pytest.mark.rule("wire.refusal-schema")
+@pytest.mark.rule("answer.refusal-schema")
 def test_the_published_schema_is_made_from_the_codes() -> None:
     assert SCHEMA.read_text() == wire.schema_text(), (
         "run: python -m gateway.edge.wire > gateway/schemas/refusal.schema.json"
