@@ -15,6 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="a test that is skipped for want of something fails, so that nothing is left out in silence",
     )
+    parser.addoption("--rego-cases", help="the folder of OPA's compliance cases (default: REGO_CASES)")
 
 
 @pytest.hookimpl(wrapper=True)

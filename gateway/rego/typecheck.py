@@ -391,10 +391,10 @@ class TypeChecker:
     def expr(self, env: _Env, expr: ast.Expr) -> _Mismatch | None:
         for modifier in expr.withs:
             target_type, value_type = env.of(modifier.target), env.of(modifier.value)
-            if isinstance(target_type, Function) and isinstance(value_type, Function):
-                if not unifies(target_type, value_type):
-                    name = term_text(modifier.target)
-                    return _Mismatch(Problem.at(modifier.loc, TYPE, f"{name}: arity mismatch"), False)
+            functions = isinstance(target_type, Function) and isinstance(value_type, Function)
+            if functions and not unifies(target_type, value_type):
+                name = term_text(modifier.target)
+                return _Mismatch(Problem.at(modifier.loc, TYPE, f"{name}: arity mismatch"), False)
         node = expr.node
         if not isinstance(node, ast.Call):
             return None
@@ -531,7 +531,8 @@ class TypeChecker:
             for inner in ast.term_children(term):
                 self.unify(env, inner, ANY, True)
             return True
-        return any([self.unify(env, term, member, True) for member in of.of])
+        matches = [self.unify(env, term, member, True) for member in of.of]  # each one gives variables types
+        return any(matches)
 
     def unify_composite(
         self, env: _Env, term: ast.ArrayTerm | ast.ObjectTerm | ast.SetTerm, of: Type | None, joined: bool
@@ -553,7 +554,8 @@ class TypeChecker:
                     self.unify(env, v, ANY, joined)
             return True
         if isinstance(term, ast.SetTerm) and isinstance(of, Set):
-            return all([self.unify(env, item, of.of, joined) for item in term.items])
+            matches = [self.unify(env, item, of.of, joined) for item in term.items]
+            return all(matches)
         return False
 
     # Messages -------------------------------------------------------------------------------------------------------------
