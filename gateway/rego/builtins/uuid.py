@@ -39,7 +39,8 @@ def uuid_parse(ctx: BuiltinContext, text: Value) -> Value:
     if version in (1, 2):
         time = int.from_bytes(data[0:4]) | int.from_bytes(data[4:6]) << 32 | (int.from_bytes(data[6:8]) & 0xFFF) << 48
         node = data[10:]
-        result["time"] = (time - _EPOCH) * 100
+        # Go's integers wrap around where the time is too far off.
+        result["time"] = ((time - _EPOCH) * 100 + 2**63) % 2**64 - 2**63
         result["nodeid"] = "-".join(f"{byte:02x}" for byte in node)
         result["macvariables"] = _address_kind(node[0])
         result["clocksequence"] = int.from_bytes(data[8:10]) & 0x3FFF
