@@ -12,7 +12,7 @@ from gateway.model.call import Call
 from gateway.stages.bulkhead import PoolRules
 
 POOLS = {
-    "read": PoolRules(max_concurrency=64),
+    "read": PoolRules(max_concurrency=64, queue=256, queue_seconds=10.0),
     "write": PoolRules(max_concurrency=8, queue=16, queue_seconds=5.0),
     "external": PoolRules(max_concurrency=4, queue=8, queue_seconds=5.0),
 }
@@ -86,10 +86,10 @@ def pool(configuration: Configuration, risk: str) -> PoolRules:
 
 
 def server_pool(configuration: Configuration, server: str) -> PoolRules:
-    """A tool server's `max_concurrency`; twice as many may wait for a short while."""
+    """A tool server's `max_concurrency`; a burst waits its turn, within a bound."""
     settings = configuration.servers.get(server)
     most = settings.max_concurrency if settings is not None else 16
-    return PoolRules(max_concurrency=most, queue=2 * most, queue_seconds=5.0)
+    return PoolRules(max_concurrency=most, queue=16 * most, queue_seconds=30.0)
 
 
 def breaker(configuration: Configuration, call: Call) -> Rules:

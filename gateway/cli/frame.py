@@ -10,10 +10,10 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -21,6 +21,8 @@ from gateway import __version__
 
 if TYPE_CHECKING:
     from gateway.config import Configuration, OperatorSettings
+
+_T = TypeVar("_T")
 
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
     # command: (module of gateway.cli, attribute, what the overview says)
@@ -236,6 +238,17 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def run(function: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
+    """Run an async function to its end: on uvloop, where the platform has it, for what serves."""
+    import importlib.util
+
+    import anyio
+
+    return anyio.run(
+        function, *arguments, backend_options={"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    )
+
+
 def say(text: str) -> None:
     """Something for a person that is not the result: to stderr."""
     click.echo(text, err=True)
@@ -254,7 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     from gateway.model.errors import ConfigurationError, GatewayError, PolicyLoadError
 
     # `serve` and `stdio` configure their own, structured; of other commands only what went wrong is of interest.
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=os.environ.get("GATEWAY_LOG_LEVEL", "critical").upper())
+    logging.basicConfig(
+        format="%(levelname)s: %(message)s", level=os.environ.get("GATEWAY_LOG_LEVEL", "critical").upper()
+    )
     try:
         code = gateway.main(
             args=None if arguments is None else list(arguments), prog_name="gateway", standalone_mode=False

@@ -15,23 +15,19 @@ from gateway.cli import frame
 )
 def serve(host: str | None, port: int | None) -> None:
     """Serve agents over Streamable HTTP at /mcp."""
-    import anyio
-
     from gateway import wiring
     from gateway.config import check_listen
 
     configuration = frame.configuration()
     address = host if host is not None else configuration.listen.host
     check_listen(configuration, address)
-    anyio.run(wiring.serve, configuration, address, port if port is not None else configuration.listen.port)
+    frame.run(wiring.serve, configuration, address, port if port is not None else configuration.listen.port)
 
 
 @frame.command()
 @click.option("--agent", metavar="NAME", help="The agent of [agents] that connects; its key is in $GATEWAY_AGENT_KEY.")
 def stdio(agent: str | None) -> None:
     """Serve one agent on standard input and output."""
-    import anyio
-
     from gateway import wiring
     from gateway.config import LOCAL_AGENT
 
@@ -51,7 +47,7 @@ def stdio(agent: str | None) -> None:
         settings = found
     elif agent is not None and agent != LOCAL_AGENT.name:
         raise click.UsageError(f"there is no agent {agent!r}: the configuration has no [agents]")
-    anyio.run(wiring.stdio, configuration, settings)
+    frame.run(wiring.stdio, configuration, settings)
 
 
 @frame.command()
