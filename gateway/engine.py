@@ -17,11 +17,12 @@ Rules, each with a test (tests/test_engine.py):
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import assert_never
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, assert_never
 
 import anyio
 
+from gateway.decide.obligations import withholds_notifications
 from gateway.model.call import Call
 from gateway.model.errors import JournalUnavailable
 from gateway.model.events import CallEnded, CallForwarded, CallStarted
@@ -47,6 +48,23 @@ logger = logging.getLogger("gateway.engine")
 
 FINISH_SECONDS = 10.0
 """The bound of settling and of the journal's end after a cancellation."""
+
+
+class Withholding:
+    """The agent's side of a call whose result is to be redacted: what is said in mid-call is not relayed, only asked."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self.capabilities = caller.capabilities
+        self.wants_progress = False
+        self.log_level = caller.log_level
+
+    async def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Dropped: progress and log messages may hold what the policy wants erased from the result."""
+
+    async def ask(self, requests: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        """As the caller's."""
+        return await self._caller.ask(requests)
 
 
 class Running:
@@ -204,7 +222,8 @@ class Engine:
         run.attempt = attempt = Attempt()
         before = self._clock.monotonic_ns()
         try:
-            return await forwarder.forward(run.call, caller, attempt)
+            heard = Withholding(caller) if withholds_notifications(run.call) else caller
+            return await forwarder.forward(run.call, heard, attempt)
         except Exception:
             logger.exception("forwarding call %s failed", run.call.id)
             return attempt.outcome or _lost(

@@ -14,6 +14,7 @@ so nothing is skipped and nothing is converted: `allow: 1` and `approver: [...]`
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from gateway.decide.obligations import GlobError, PathError, compile_glob, concrete_path
@@ -30,9 +31,7 @@ RECENT_CALLS = 20
 # --- the question ---------------------------------------------------------------------------------------------------
 
 
-def question(
-    call: Call, recent: Sequence[Mapping[str, Any]] = (), approval: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def question(call: Call, recent: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """What the policy is asked about a call that `resolve` has completed.
 
     `arguments` are those that will be forwarded (`{}` where the request has none; of a method that the gateway does not
@@ -41,7 +40,6 @@ def question(
     Args:
         call: the call, with `server`, `name`, `risk` and `entry` set.
         recent: the session's last calls, oldest first, each `{tool, outcome, code, time}`.
-        approval: what a person approved of this very call, or None.
     """
     entry = call.entry
     arguments = call.params if call.type is TargetType.METHOD else call.arguments
@@ -73,7 +71,7 @@ def question(
                 "protocol_version": client.protocol_version,
                 "transport": client.transport,
             },
-            "approval": approval,
+            "approval": call.approval,
             "recent": list(recent),
         },
     }
@@ -114,12 +112,16 @@ def _subject(principal: Principal) -> dict[str, Any]:
 def rfc3339(time_ns: int) -> str:
     """An instant as RFC 3339 text in UTC, with as many digits of a second as it has, as Go writes it."""
     seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
-    moment = time.gmtime(seconds)
-    text = f"{moment[0]:04d}-{moment[1]:02d}-{moment[2]:02d}T{moment[3]:02d}:{moment[4]:02d}:{moment[5]:02d}"
     if not nanoseconds:
-        return text + "Z"
+        return _second(seconds) + "Z"
     fraction = f"{nanoseconds:09d}".rstrip("0")
-    return f"{text}.{fraction}Z"
+    return f"{_second(seconds)}.{fraction}Z"
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    moment = time.gmtime(seconds)
+    return f"{moment[0]:04d}-{moment[1]:02d}-{moment[2]:02d}T{moment[3]:02d}:{moment[4]:02d}:{moment[5]:02d}"
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------

@@ -322,6 +322,17 @@ async def test_recent_calls_tell_how_each_ended() -> None:
     ]
 
 
+@pytest.mark.rule("policy.recent")
+async def test_a_call_that_an_approval_released_is_no_recent_call_and_says_so_in_the_question() -> None:
+    engine, stage = Scripted(True), Authorize()
+    released = asked(engine, approval={"hold_id": "h"})
+    await stage.admit(released)
+    await stage.settle(released, completed(content=[]))
+    assert engine.questions[-1]["context"]["approval"] == {"hold_id": "h"}
+    await stage.admit(asked(engine))
+    assert engine.questions[-1]["context"]["recent"] == []
+
+
 async def test_a_refusal_by_the_policy_is_a_recent_call() -> None:
     engine = Scripted(False)
     stage = Authorize()
