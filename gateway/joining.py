@@ -148,13 +148,15 @@ class Conversation:
         return True
 
     def _received(self, identifier: Any, kind: str, text: bytes) -> bool:
+        if not isinstance(identifier, (str, int)):
+            return True
         if kind == "method":
             self._asked.add(identifier)
             return True
         if identifier in self._swallow:
             self._swallow.discard(identifier)
             return False
-        sent = self.in_flight.pop(identifier, None) if isinstance(identifier, (str, int)) else None
+        sent = self.in_flight.pop(identifier, None)
         if sent is None or kind != "result":
             return True
         params = sent.params if isinstance(sent.params, dict) else {}
