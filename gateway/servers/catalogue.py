@@ -7,8 +7,8 @@ reason; so are second ones of a name, and what the configuration does not offer.
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import rfc8785
@@ -120,6 +120,33 @@ async def _pages(link: Link, kind: Kind, budget: list[int]) -> tuple[bytes, ...]
         seen.add(following)
         cursor = following
     raise RequestFailed(f"{kind.method}: more than {MAX_PAGES} pages")
+
+
+def joined(first: Listing, others: Iterable[Listing]) -> Listing:
+    """`first` with what only the others list.
+
+    A server may offer one session more than another: by its client's capabilities, or after a call that switched something
+    on. What several list is taken from `first`.
+    """
+    items = dict(first.items)
+    for kind in KINDS:
+        for other in others:
+            mine, theirs = items.get(kind.name, ()), other.items.get(kind.name, ())
+            if set(theirs) <= set(mine):
+                continue
+            known = {_key(raw, kind) for raw in mine}
+            items[kind.name] = mine + tuple(raw for raw in theirs if _key(raw, kind) not in known)
+    return replace(first, items=items)
+
+
+def _key(raw: bytes, kind: Kind) -> object:
+    """What names a definition; None for all that have no name."""
+    try:
+        definition = wire.parse(raw)
+    except wire.Garbage:
+        return None
+    name = definition.get(kind.key) if isinstance(definition, dict) else None
+    return name if isinstance(name, str) else None
 
 
 class Builder:

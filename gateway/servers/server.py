@@ -36,7 +36,7 @@ from gateway.model.snapshot import ServerCatalogue
 from gateway.model.verdict import Outcome, Refused
 from gateway.ports import Attempt, Caller
 from gateway.servers import wire
-from gateway.servers.catalogue import Builder, Listing, changed_kinds, fetch, prototype
+from gateway.servers.catalogue import Builder, Listing, changed_kinds, fetch, joined, prototype
 from gateway.servers.exchange import Answered, Ending, Unanswered
 from gateway.servers.http1 import HttpClient
 from gateway.servers.link import (
@@ -175,7 +175,10 @@ class ToolServer:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopping = asyncio.Event()
         self._dirty = asyncio.Event()
-        self._announcer: Link | None = None
+        self._announcers: set[Link] = set()
+        """Links that said that lists have changed, since they were read last."""
+        self._heard: dict[Link, Listing] = {}
+        """What those list that ever said so, where it may differ from what the gateway's own link is told."""
         self._failed_at = float("-inf")
         self._failure = ""
         self._orphaned: dict[LinkKey, dict[str, set[str]]] = {}
@@ -240,7 +243,7 @@ class ToolServer:
             began = asyncio.get_running_loop().time()
             try:
                 link = await self._lister()
-                self._listing = await fetch(link)
+                self._listing = await self._joined(link, await fetch(link))
             except (StartError, RequestFailed, NoRoom, wire.Garbage) as error:
                 failures += 1
                 self._set_unavailable(str(error))
@@ -260,16 +263,28 @@ class ToolServer:
                 await self._dirty.wait()
 
     async def _lister(self) -> Link:
-        """The link over which lists are read: the one that said that they changed, else the gateway's own."""
-        announcer, self._announcer = self._announcer, None
-        if announcer is not None and announcer.open:
-            return announcer
+        """The link over which lists are read: the gateway's own, or one that serves as well."""
         if CONTROL not in self._slots:
             for link in self._links():
                 if link.open and link.era == "modern":
                     return link
         capabilities = permitted_capabilities(CONTROL_CAPABILITIES, self.settings)
         return await self._opened(self._slot(CONTROL, capabilities, IDENTITY))
+
+    async def _joined(self, lister: Link, listing: Listing) -> Listing:
+        """The listing, with what the server offers those sessions alone that were told of a change.
+
+        Read from all of them together: a session whose client can do less must not take tools from the others.
+        """
+        announcers, self._announcers = self._announcers, set()
+        for link in announcers:
+            if link is not lister and link.open:
+                try:
+                    self._heard[link] = await fetch(link)
+                except (RequestFailed, wire.Garbage) as error:
+                    logger.info("%s: a session's own lists could not be read: %s", self.settings.name, error)
+        self._heard = {link: heard for link, heard in self._heard.items() if link.open and link is not lister}
+        return joined(listing, self._heard.values())
 
     async def _close_idle(self) -> None:
         idle_seconds = self._around.idle_seconds
@@ -434,7 +449,7 @@ class ToolServer:
         link: Link
 
         def changed(kind: str) -> None:
-            self._announcer = link
+            self._announcers.add(link)
             self._dirty.set()
 
         link = Link(
