@@ -36,6 +36,11 @@ def encoded(value: str) -> str:
     return f"=?base64?{base64.b64encode(value.encode('utf-8')).decode('ascii')}?="
 
 
+def lines(*headers: tuple[str, str]) -> bytes:
+    """Headers as they stand in a request's head. Their values are `encoded`, so nothing can break out of its line."""
+    return b"".join(b"%b: %b\r\n" % (name.encode("ascii"), value.encode("ascii")) for name, value in headers)
+
+
 def marked(schema: Any) -> Marked:
     """The properties of an input schema that ask for a header.
 

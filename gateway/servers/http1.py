@@ -11,11 +11,12 @@ takes it: a server may close one at any moment, and a request that meets the clo
 
 import asyncio
 import logging
+import socket
 import ssl
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import SplitResult, urlsplit
 
 import httptools
@@ -23,6 +24,9 @@ import httptools
 logger = logging.getLogger("gateway.servers.http")
 
 MAX_HEADER_BYTES = 65_536
+ADDRESS_SECONDS = 2.5
+"""For one of several addresses of a host."""
+
 MAX_IDLE_SECONDS = 30.0
 MAX_IDLE_CONNECTIONS = 64
 """Of one origin."""
@@ -166,8 +170,7 @@ class Connection(asyncio.Protocol):
     # --- asyncio ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         if self._sink is None:
@@ -307,19 +310,34 @@ class HttpClient:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(origin, self._put_back, loop),
-                    origin.host,
-                    origin.port,
-                    ssl=self._context() if origin.scheme == "https" else None,
-                    happy_eyeballs_delay=0.25,
-                )
+                found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+                for last, (_, _, _, _, address) in (
+                    (index == len(found) - 1, each) for index, each in enumerate(found)
+                ):
+                    try:
+                        # An address that does not answer (broken IPv6, say) does not take the time of the others.
+                        async with asyncio.timeout(None if last else ADDRESS_SECONDS):
+                            return await self._connect_to(origin, str(address[0]), loop)
+                    except (TimeoutError, OSError):
+                        if last:
+                            raise
         except TimeoutError:
             raise ConnectError(f"no connection to {origin.authority} within {timeout_seconds:.3g} s") from None
         except ssl.SSLError as error:
             raise ConnectError(f"no TLS connection to {origin.authority}: {error.reason or error}") from None
         except (OSError, UnicodeError) as error:
             raise ConnectError(f"no connection to {origin.authority}: {_text(error)}") from None
+        raise ConnectError(f"no connection to {origin.authority}: it has no address")
+
+    async def _connect_to(self, origin: Origin, address: str, loop: asyncio.AbstractEventLoop) -> Connection:
+        secure = origin.scheme == "https"
+        _, connection = await loop.create_connection(
+            lambda: Connection(origin, self._put_back, loop),
+            address,
+            origin.port,
+            ssl=self._context() if secure else None,
+            server_hostname=origin.host if secure else None,
+        )
         return connection
 
     def close(self) -> None:

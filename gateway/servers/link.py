@@ -30,13 +30,14 @@ from gateway import __version__
 from gateway.config import ServerSettings
 from gateway.model.call import Call, Method, TargetType
 from gateway.model.refusal import Code
+from gateway.model.snapshot import Entry
 from gateway.model.verdict import Completed, Failed, Outcome, Refused
 from gateway.ports import Attempt, Caller
 from gateway.servers import headers as http_headers
 from gateway.servers import wire
 from gateway.servers.exchange import Answered, Ending, Exchange, Unanswered
 from gateway.servers.streamable import StreamableHttp
-from gateway.servers.transport import Headers, NotSent, Spawn, StartError, Transport
+from gateway.servers.transport import NotSent, Spawn, StartError, Transport
 from gateway.servers.wire import Envelope, Unset
 
 logger = logging.getLogger("gateway.servers")
@@ -60,6 +61,9 @@ CLOSE_SECONDS: Final = 8.0
 HOUSEKEEPING_SECONDS: Final = 30.0
 MAX_HOUSEKEEPING_BYTES: Final = 16 * 1024 * 1024
 MAX_OUTSIDE: Final = 1000
+MAX_REMEMBERED: Final = 4096
+"""Request heads and marked arguments that are kept from one call to the next."""
+
 RELISTEN_SECONDS: Final = 1.0
 MAX_RELISTEN_SECONDS: Final = 60.0
 
@@ -89,7 +93,7 @@ class LinkKey:
     owner: str = ""
     """The session's or principal's id; "" where it is shared, or the gateway's own."""
     capabilities: str = ""
-    """Of a principal's link: the clients' capabilities in canonical JSON, since the server was told them."""
+    """The clients' capabilities in canonical JSON, since a legacy server was told them; "" where it is shared."""
     control: bool = False
     """The gateway's own, for lists and changes; always shared."""
 
@@ -173,6 +177,8 @@ class Link:
         self._messages: asyncio.Queue[tuple[str, Mapping[str, Any]]] = asyncio.Queue(MAX_OUTSIDE)
         self._asking: dict[Any, anyio.CancelScope] = {}
         self._elicitations: dict[str, str] = {}
+        self._heads: dict[tuple[str, str | None], bytes] = {}
+        self._marks: dict[str, http_headers.Marked] = {}
         self._listening: Exchange | None = None
         self._listen_again = asyncio.Event()
         self._acknowledged = asyncio.Event()
@@ -372,7 +378,7 @@ class Link:
         """Send a request of the gateway's own. What cannot be sent is an exchange that has ended."""
         exchange = Exchange(next(self._ids), MAX_HOUSEKEEPING_BYTES)
         self.in_flight[exchange.identifier] = exchange
-        about = self._http_headers(method, params) if self.era != "legacy" else ()
+        about = self._http_headers(method, params) if self.era != "legacy" else b""
         try:
             await self.transport.send(
                 wire.request(exchange.identifier, method, params), exchange, headers=about, repeatable=True
@@ -417,7 +423,7 @@ class Link:
         params = self._params(call, caller, identifier)
         try:
             data = wire.request(identifier, call.method, params)
-            about = self._http_headers(call.method, params, entry.definition) if self.era == "modern" else ()
+            about = self._http_headers(call.method, params, entry) if self.era == "modern" else b""
         except (TypeError, ValueError) as error:
             return Unanswered(Code.REQUEST_INVALID, f"the request cannot be written ({error})", "no")
         self.in_flight[identifier] = self.calls[identifier] = exchange
@@ -570,19 +576,29 @@ class Link:
             envelope[wire.LOG_LEVEL_KEY] = log_level
         return envelope
 
-    def _http_headers(
-        self, method: str, params: Mapping[str, Any], definition: Mapping[str, Any] | None = None
-    ) -> Headers:
+    def _http_headers(self, method: str, params: Mapping[str, Any], entry: Entry | None = None) -> bytes:
         """The headers that repeat a modern request's body; none where there are no headers."""
         if not isinstance(self.transport, StreamableHttp):
-            return ()
-        found = [("mcp-protocol-version", wire.MODERN), ("mcp-method", http_headers.encoded(method))]
-        if (member := http_headers.NAMED.get(method)) is not None:
-            found.append(("mcp-name", http_headers.encoded(str(params[member]))))
-        if method == Method.CALL_TOOL and definition is not None and "arguments" in params:
-            marks = http_headers.marked(definition.get("inputSchema"))
-            found.extend(http_headers.of_arguments(marks, params["arguments"]))
-        return found
+            return b""
+        member = http_headers.NAMED.get(method)
+        name = str(params[member]) if member is not None else None
+        if (fixed := self._heads.get((method, name))) is None:
+            fixed = http_headers.lines(
+                ("mcp-protocol-version", wire.MODERN), ("mcp-method", http_headers.encoded(method))
+            )
+            if name is not None:
+                fixed += http_headers.lines(("mcp-name", http_headers.encoded(name)))
+            if len(self._heads) >= MAX_REMEMBERED:
+                self._heads.clear()
+            self._heads[method, name] = fixed
+        if entry is None or method != Method.CALL_TOOL or "arguments" not in params:
+            return fixed
+        if (marks := self._marks.get(entry.definition_sha256)) is None:
+            marks = http_headers.marked(entry.definition.get("inputSchema"))
+            if len(self._marks) >= MAX_REMEMBERED:
+                self._marks.clear()
+            self._marks[entry.definition_sha256] = marks
+        return fixed + http_headers.lines(*http_headers.of_arguments(marks, params["arguments"])) if marks else fixed
 
     # --- what is received ---
 

@@ -312,17 +312,14 @@ class ToolServer:
         """Which link a call belongs on."""
         if self.settings.transport == "http" and self._era == "modern":
             return CONTROL
-        match self.settings.isolation:
-            case "shared":
-                return CONTROL
-            case "session":
-                return LinkKey(isolation="session", owner=call.session_id)
-            case "principal":
-                told = permitted_capabilities(call.client.capabilities, self.settings)
-                digest = orjson.dumps(told, option=orjson.OPT_SORT_KEYS, default=wire.plain).decode()
-                return LinkKey(isolation="principal", owner=call.principal.id, capabilities=digest)
-            case _:
-                assert_never(self.settings.isolation)
+        isolation = self.settings.isolation
+        if isolation == "shared":
+            return CONTROL
+        # Of 2026-07-28 a client may say with each request what it can, but a legacy server is told once, at the start.
+        told = permitted_capabilities(call.client.capabilities, self.settings)
+        digest = orjson.dumps(told, option=orjson.OPT_SORT_KEYS, default=wire.plain).decode()
+        owner = call.session_id if isolation == "session" else call.principal.id
+        return LinkKey(isolation=isolation, owner=owner, capabilities=digest)
 
     async def _link(self, call: Call, deadline: float, *, first: bool) -> Link:
         """The open link of a call.

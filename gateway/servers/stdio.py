@@ -20,7 +20,7 @@ from typing import Final
 from gateway.config import REGISTRY, ServerSettings, find_command, search_path
 from gateway.ports import Attempt
 from gateway.servers.exchange import Exchange
-from gateway.servers.transport import Headers, NotSent, Receiver, StartError
+from gateway.servers.transport import NotSent, Receiver, StartError
 
 logger = logging.getLogger("gateway.servers.stdio")
 stderr_logger = logging.getLogger("gateway.servers.stderr")
@@ -177,7 +177,7 @@ class Stdio(asyncio.SubprocessProtocol):
         data: bytes,
         exchange: Exchange | None,
         *,
-        headers: Headers = (),
+        headers: bytes = b"",
         repeatable: bool = False,
         attempt: Attempt | None = None,
         timeout_seconds: float = 10.0,

@@ -22,7 +22,7 @@ from gateway.servers import wire
 from gateway.servers.exchange import Answered, Exchange, Unanswered
 from gateway.servers.http1 import MAX_IDLE_SECONDS, AnswerError, ConnectError, Connection, HttpClient, Url
 from gateway.servers.sse import Event, EventParser, EventTooLarge
-from gateway.servers.transport import Headers, NotSent, Receiver, Spawn, StartError
+from gateway.servers.transport import NotSent, Receiver, Spawn, StartError
 
 logger = logging.getLogger("gateway.servers.http")
 
@@ -240,6 +240,7 @@ class StreamableHttp:
         self._spawn = spawn
         self._url: Url
         self._fixed = b""
+        self._post = b""
         self._version = ""
         self._redirects = 0
 
@@ -251,6 +252,12 @@ class StreamableHttp:
         except (ValueError, UnicodeError) as error:
             raise StartError(f"{self._settings.url}: {error}", permanent=True) from None
         self._fixed = fixed_headers(self._settings, self._url)
+        self._aim()
+
+    def _aim(self) -> None:
+        """The head of every POST, as far as it is always the same."""
+        kinds = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
+        self._post = b"".join((b"POST ", self._url.target.encode("ascii"), self._fixed, kinds))
 
     def begin_session(self) -> None:
         """From now on this is a handshake-era connection: the next answer (to `initialize`) may bring a session id."""
@@ -272,18 +279,13 @@ class StreamableHttp:
         data: bytes,
         exchange: Exchange | None,
         *,
-        headers: Headers = (),
+        headers: bytes = b"",
         repeatable: bool = False,
         attempt: Attempt | None = None,
         timeout_seconds: float = 10.0,
     ) -> None:
-        head = [b"POST ", self._url.target.encode("ascii"), self._fixed]
-        head.append(b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n")
-        head.extend(b"%s: %s\r\n" % (name.encode("ascii"), value.encode("latin-1")) for name, value in headers)
-        if not self.stateless:
-            head.append(self._session_headers())
-        head.append(b"content-length: %d\r\n\r\n" % len(data))
-        head.append(data)
+        session = b"" if self.stateless else self._session_headers()
+        whole = b"%b%b%bcontent-length: %d\r\n\r\n%b" % (self._post, headers, session, len(data), data)
         connection = self._client.take(self._url.origin, MAX_IDLE_SECONDS if repeatable else WRITE_IDLE_SECONDS)
         if connection is None:
             try:
@@ -298,7 +300,7 @@ class StreamableHttp:
             self.answers[exchange.identifier] = answer
         if attempt is not None:
             attempt.sent = True
-        connection.send(b"".join(head), answer)
+        connection.send(whole, answer)
 
     def forget(self, exchange: Exchange) -> bool:
         answer = self.answers.pop(exchange.identifier, None)
@@ -390,6 +392,7 @@ class StreamableHttp:
         if target is not None and target.origin == here and status in (307, 308) and self._redirects < MAX_REDIRECTS:
             self._redirects += 1
             self._url = Url(here, target.target, self._url.username, self._url.password)
+            self._aim()
             return Unanswered(Code.SERVER_UNAVAILABLE, "it moved within its host", "no", forgotten=True)
         where = target.origin.authority if target is not None else "nowhere"
         return Unanswered(Code.SERVER_UNAVAILABLE, f"it redirects ({status}) to {where}, which is not followed", "no")
@@ -522,7 +525,7 @@ class OldSse:
         data: bytes,
         exchange: Exchange | None,
         *,
-        headers: Headers = (),
+        headers: bytes = b"",
         repeatable: bool = False,
         attempt: Attempt | None = None,
         timeout_seconds: float = 10.0,

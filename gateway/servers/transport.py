@@ -1,12 +1,10 @@
 """What a link needs of a transport, whatever carries its messages: the ports between `link` and its three carriers."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from gateway.ports import Attempt
 from gateway.servers.exchange import Exchange
-
-Headers = Sequence[tuple[str, str]]
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 """Runs a coroutine function as a task of the link, for as long as the link lives."""
@@ -67,7 +65,7 @@ class Transport(Protocol):
         data: bytes,
         exchange: Exchange | None,
         *,
-        headers: Headers = (),
+        headers: bytes = b"",
         repeatable: bool = False,
         attempt: Attempt | None = None,
         timeout_seconds: float = 10.0,
@@ -77,7 +75,7 @@ class Transport(Protocol):
         Args:
             data: the message, on one line.
             exchange: the request whose message it is; None for notifications and answers.
-            headers: where messages have headers.
+            headers: lines for the request's head, where messages have one.
             repeatable: it does no harm if it is carried out twice.
             timeout_seconds: for making a connection, where none is open.
 

@@ -18,6 +18,14 @@ from tests.servers.harness import WIRES, RecordingCaller, pool, result, scripted
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Both event loops: their transports differ."""
+    if request.param:
+        pytest.importorskip("uvloop")
+    return "asyncio", {"use_uvloop": request.param}
+
+
 @pytest.mark.rule("servers.transports")
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_call_is_forwarded_and_answered(wire: str, tmp_path: Path) -> None:
