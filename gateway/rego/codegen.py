@@ -270,7 +270,7 @@ class CodeGenerator:
             w.open_body()
             w.start_rule(branch, [])
             w.bind_args(branch)
-            w.body(branch.body)
+            w.rule_body(branch.body)
             value = branch.head.value
             assert value is not None
             w.covered(branch.head.loc)
@@ -308,7 +308,7 @@ class CodeGenerator:
             assert rule.head.key is not None
             w.open_body()
             w.start_rule(rule, [])
-            w.body(rule.body)
+            w.rule_body(rule.body)
             w.covered(rule.head.loc)
             w.add_member("acc", rule.head.key)
             w.close_body()
@@ -322,7 +322,7 @@ class CodeGenerator:
         for rule in group.rules:
             w.open_body()
             w.start_rule(rule, [])
-            w.body(rule.body)
+            w.rule_body(rule.body)
             self.add_path(w, group, rule, simple=simple)
             w.close_body()
         w.line(f"r = c.memo[{group.number}] = {'acc' if simple else 'acc.finish()'}")
@@ -374,7 +374,7 @@ class CodeGenerator:
                 w.open_body()
                 w.start_rule(rule, [])
                 w.match(rule.head.key, "x")
-                w.body(rule.body)
+                w.rule_body(rule.body)
                 w.fail_unless_equal(rule.head.key, "x")
                 w.covered(rule.head.loc)
                 w.line("r = x")
@@ -386,7 +386,7 @@ class CodeGenerator:
                 w.open_body()
                 w.start_rule(rule, [])
                 w.match(rule.path[len(group.node.path)], "x")
-                w.body(rule.body)
+                w.rule_body(rule.body)
                 self.add_path(w, group, rule, simple=simple)
                 w.close_body()
             w.line(f"r = {'acc' if simple else 'acc.finish()'}.get(ck, U)")
@@ -449,6 +449,25 @@ def _guard(expr: ast.Expr) -> tuple[ast.Ref, ast.Scalar] | None:
     return None
 
 
+def _is_simple_glob(pattern: Value, delimiters: ast.ArrayTerm) -> bool:
+    """Whether OPA indexes a glob: each part between delimiters is `*` or has no special characters."""
+    if type(pattern) is not str:
+        return False
+    marks = "".join([str(d.value) for d in delimiters.items if isinstance(d, ast.Scalar)]) or "."
+    parts, escaped, current = [], False, ""
+    for char in pattern:
+        if char == "\\" or escaped:
+            escaped = not escaped
+            current += char
+        elif char in marks:
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+    parts.append(current)
+    return all(part == "*" or not any(mark in part for mark in "[?{*\\") for part in parts)
+
+
 def input_path(ref: ast.Ref) -> tuple[str, ...] | None:
     """The steps of a ref into `input` that are all strings."""
     head, *steps = ref.terms
@@ -474,6 +493,7 @@ class FunctionWriter(Writer):
         self.ordered = False
         self.hoisted: dict[tuple[str, ...], str] = {}
         self.contexts: dict[int, str] = {}
+        self.args: set[str] = set()
 
     # Rules --------------------------------------------------------------------------------------------------------
 
@@ -481,6 +501,7 @@ class FunctionWriter(Writer):
         self.bound = set()
         self.contexts = {}
         head = rule.head
+        self.args = {arg.name for arg in head.args or [] if isinstance(arg, ast.Var)}
         terms = [*head.ref[1:], *(head.args or []), *[t for t in (head.key, head.value) if t is not None], *extra]
         self.count_vars(rule.body, terms)
 
@@ -627,10 +648,89 @@ class FunctionWriter(Writer):
     # Bodies -------------------------------------------------------------------------------------------------------
 
     def body(self, body: ast.Body) -> None:
-        first = [expr for expr in body if _guard(expr) is not None]
-        rest = [expr for expr in body if _guard(expr) is None] if first else body
-        for expr in (*first, *rest):
+        for expr in body:
             self.expr(expr)
+
+    def rule_body(self, body: ast.Body) -> None:
+        """A rule's body: first what OPA's rule index looks at before it evaluates the rule at all."""
+        if any(expr.call_name() == PRINT for expr in body):
+            self.body(body)
+            return
+        first = [expr for expr in body if self.is_indexed(expr)]
+        for expr in first:
+            self.expr(expr)
+        rest = [expr for expr in body if not self.is_indexed(expr)] if first else body
+        checks = [expr for expr in rest if self.is_indexed_check(expr)]
+        for expr in checks:
+            self.indexed_check(expr)
+        self.body(rest)
+
+    def is_indexed(self, expr: ast.Expr) -> bool:
+        """Whether the index wants a path to be defined, or equal to something."""
+        if expr.negated or expr.withs:
+            return False
+        node = expr.node
+        if isinstance(node, ast.Ref):
+            return self.is_index_path(node)
+        if not isinstance(node, ast.Call) or node.name != "eq" or len(node.args) != 2:
+            return False
+        for ref, other in (node.args, reversed(node.args)):
+            if isinstance(ref, ast.Ref) and self.is_index_path(ref):
+                if isinstance(other, (ast.Var, ast.Scalar)):
+                    return True
+                return isinstance(other, ast.ArrayTerm) and all(
+                    isinstance(item, (ast.Var, ast.Scalar)) for item in other.items
+                )
+            if isinstance(ref, ast.Var) and ref.name in self.args and isinstance(other, ast.Scalar):
+                return True
+            if isinstance(ref, ast.Ref) and isinstance(other, ast.Scalar) and self.is_unused(ref.terms[-1]):
+                return self.is_index_path(ast.Ref(ref.terms[:-1], ref.loc))
+        return False
+
+    def is_index_path(self, ref: ast.Ref) -> bool:
+        """Whether a ref is a path without variables into `input`, or into `data` where there are no rules."""
+        head, *steps = ref.terms
+        if not isinstance(head, ast.Var) or not all(isinstance(step, ast.Scalar) for step in steps):
+            return False
+        if head.name == "input":
+            return True
+        if head.name != "data":
+            return False
+        node: Node | None = self.gen.root
+        for step in steps:
+            node = node.children.get(key(step.value)) if node is not None and isinstance(step, ast.Scalar) else None
+            if node is None:
+                return True
+            if node.rules:
+                return False
+        return False
+
+    def is_indexed_check(self, expr: ast.Expr) -> bool:
+        """Calls that the index answers itself for a known value: they cannot fail there, whatever the value's type."""
+        node = expr.node
+        if expr.negated or expr.withs or not isinstance(node, ast.Call):
+            return False
+        if node.name in ("startswith", "endswith") and len(node.args) == 2:
+            value, constant = node.args
+        elif node.name == "glob.match" and len(node.args) == 3:
+            constant, delimiters, value = node.args
+            if not isinstance(delimiters, ast.ArrayTerm) or not all(
+                isinstance(d, ast.Scalar) for d in delimiters.items
+            ):
+                return False
+            if not isinstance(constant, ast.Scalar) or not _is_simple_glob(constant.value, delimiters):
+                return False
+        else:
+            return False
+        if not isinstance(constant, ast.Scalar) or type(constant.value) is not str:
+            return False
+        return isinstance(value, ast.Var) and value.name in self.bound
+
+    def indexed_check(self, expr: ast.Expr) -> None:
+        assert isinstance(expr.node, ast.Call)
+        value = expr.node.args[2 if expr.node.name == "glob.match" else 0]
+        assert isinstance(value, ast.Var)
+        self.fail_if(f"type({self.var(value.name)}) is not str")
 
     def expr(self, expr: ast.Expr) -> None:
         self.covered(expr.loc)

@@ -399,7 +399,7 @@ def reorder(body: ast.Body, arity: Arity, bound: Vars, unsafe: Unsafe) -> ast.Bo
             expr = body[at]
             outputs = expr_outputs(expr, arity, safe)
             if closed[at]:
-                open_names = closed[at] - body_outputs([body[i] for i in ordered], arity, safe) - safe
+                open_names = closed[at] - body_outputs([body[i] for i in ordered], arity, safe)
                 if open_names:
                     if open_names == outputs:  # closes over what it binds itself
                         still.append(at)
