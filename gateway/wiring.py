@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -29,6 +30,7 @@ from gateway.adapters.journal import SqlJournal, open_journal
 from gateway.adapters.keys import StoredKeys
 from gateway.adapters.limits import load_stops, load_use, stop_row
 from gateway.adapters.policy_embedded import embedded_policy
+from gateway.adapters.policy_files import load_policies
 from gateway.adapters.policy_opa import opa_policy
 from gateway.adapters.sealing import open_seal
 from gateway.adapters.signing import Signer, open_signer
@@ -95,8 +97,14 @@ async def _embedded(settings: PolicySettings) -> AsyncIterator[PolicyEngine]:
 @asynccontextmanager
 async def _opa(settings: PolicySettings) -> AsyncIterator[PolicyEngine]:
     assert settings.url is not None
+    push = None
+    if settings.path is not None:
+        # Judged here first, as strictly as for the embedded engine: what OPA then refuses is a difference between the two.
+        push, _ = await anyio.to_thread.run_sync(
+            partial(load_policies, settings.path, shown=settings.path.name, decision=settings.decision)
+        )
     async with opa_policy(
-        settings.url.reveal(), decision=settings.decision, timeout_seconds=settings.timeout_seconds
+        settings.url.reveal(), decision=settings.decision, push=push, timeout_seconds=settings.timeout_seconds
     ) as engine:
         yield engine
 

@@ -13,9 +13,8 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import aiohttp
 import anyio
@@ -169,11 +168,6 @@ async def opa_policy(
         yield OpaPolicy(client, decision=decision, revision=revision, place=place)
 
 
-def pushes(url: str) -> bool:
-    """Whether an engine's URL asks for the local policies to be pushed (`?push=policies`)."""
-    return "policies" in parse_qs(urlsplit(url).query).get("push", [])
-
-
 async def _policies(client: AsyncOpaClient) -> dict[str, str]:
     """The text of each policy that the server holds. (The client's own lists follow a redirect.)"""
     async with client._request("GET", f"{client.root_url}/policies") as response:
@@ -185,34 +179,42 @@ async def _policies(client: AsyncOpaClient) -> dict[str, str]:
 
 
 async def _push(client: AsyncOpaClient, files: "PolicyFiles", place: str) -> None:
-    """Put modules and data into the server as they are, in place of what was pushed before.
+    """Put modules and data into the server as they are, in place of what was pushed before; all of it, or nothing.
 
     OPA compiles at each change, and goes on answering meanwhile. So what defines the decision leaves first and comes last:
     in between there is no answer, which denies. Of the others none can be assumed to compile before another.
     """
     try:
         with anyio.fail_after(30):
-            known = {name: text for name, text in (await _policies(client)).items() if name.startswith(_PUSHED)}
-            await _each(sorted(known, key=lambda name: not _DECIDES.search(known[name])), partial(_delete, client))
+            before = {name: text for name, text in (await _policies(client)).items() if name.startswith(_PUSHED)}
             for key, document in files.data.items():
                 await client.update_or_create_data(_document(key, document), quote(key, safe=""))
-            modules = sorted(files.modules, key=lambda name: bool(_DECIDES.search(files.modules[name])))
-            await _each(modules, partial(_put, client, files))
+            try:
+                await _replace(client, before, {_PUSHED + name: text for name, text in files.modules.items()})
+            except _Refused:
+                left = {name: text for name, text in (await _policies(client)).items() if name.startswith(_PUSHED)}
+                await _replace(client, left, before)
+                raise
     except _Refused as error:
         raise PolicyLoadError(f"{place}: {error}") from None
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise PolicyUnavailable(f"OPA at {place} cannot be reached: {_reason(error)}") from None
 
 
+async def _replace(client: AsyncOpaClient, old: Mapping[str, str], new: Mapping[str, str]) -> None:
+    """Modules in place of others."""
+
+    async def put(name: str) -> None:
+        await client.update_policy_from_string(new[name], quote(name), rego_compat=False)
+
+    async def delete(name: str) -> None:
+        await client.delete_policy(quote(name))
+
+    await _each(sorted(old, key=lambda name: not _DECIDES.search(old[name])), delete)
+    await _each(sorted(new, key=lambda name: bool(_DECIDES.search(new[name]))), put)
+
+
 _DECIDES = re.compile(r"^\s*(default\s+)?decision\b", re.MULTILINE)
-
-
-async def _put(client: AsyncOpaClient, files: "PolicyFiles", name: str) -> None:
-    await client.update_policy_from_string(files.modules[name], quote(_PUSHED + name), rego_compat=False)
-
-
-async def _delete(client: AsyncOpaClient, name: str) -> None:
-    await client.delete_policy(quote(name))
 
 
 async def _each(names: Sequence[str], act: Callable[[str], Awaitable[None]]) -> None:

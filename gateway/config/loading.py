@@ -20,6 +20,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import platformdirs
 from pydantic import BaseModel, ValidationError
@@ -406,8 +407,15 @@ class _Loader:
             return PolicySettings(scheme="embedded", path=where, **common)
         if text.startswith(("opa+http://", "opa+https://")):
             url = text.removeprefix("opa+")
+            pushed = None
+            if "policies" in parse_qs(urlsplit(url).query).get("push", []):
+                pushed = self.directory / "policies"
+                if not pushed.is_dir():
+                    self.fault(path, "there is no 'policies' to push", "`gateway init` writes policies to begin with")
+                    return None
             return PolicySettings(
                 scheme="opa",
+                path=pushed,
                 url=Secret(url, shown=_without_userinfo(url if secret.shown == ERASED else str(secret))),
                 **common,
             )

@@ -201,7 +201,7 @@ class PolicySettings:
 
     scheme: Literal["embedded", "opa"]
     path: Path | None = None
-    """Absolute, with `embedded`: a directory or a `.tar.gz` bundle."""
+    """Absolute, with `embedded`: a directory or a `.tar.gz` bundle; with `opa`: what is pushed (`?push=policies`)."""
     url: Secret | None = None
     """With `opa`: `http://…` or `https://…`."""
     shipped: bool = False

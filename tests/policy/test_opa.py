@@ -12,8 +12,15 @@ import anyio
 import anyio.abc
 import pytest
 
-from gateway.adapters.policy_opa import IN_FLIGHT, opa_policy, pushes
-from gateway.model.errors import PolicyEvaluationError, PolicyLoadError, PolicyTimeout, PolicyUnavailable
+from gateway.adapters.policy_opa import IN_FLIGHT, opa_policy
+from gateway.config import PolicySettings, load
+from gateway.model.errors import (
+    ConfigurationError,
+    PolicyEvaluationError,
+    PolicyLoadError,
+    PolicyTimeout,
+    PolicyUnavailable,
+)
 from gateway.ports import UNDEFINED
 from tests.policy.opa_server import opa_server
 from tests.policy.test_engines import BASE, asking, files_of
@@ -237,6 +244,26 @@ async def test_a_policy_that_opa_does_not_take_is_not_rewritten() -> None:
             assert await engine.decide(asking(), timeout_seconds=5) is UNDEFINED
 
 
-def test_pushing_is_asked_for_in_the_url() -> None:
-    assert pushes("http://opa:8181?push=policies")
-    assert not pushes("http://opa:8181")
+@pytest.mark.rule("policy.opa-push")
+async def test_what_was_pushed_stays_where_opa_refuses_the_new() -> None:
+    good = files_of({"gateway.rego": BASE + "allow if input.arguments.x == 1\n", "more.rego": "package gateway\n"})
+    bad = files_of({"gateway.rego": BASE, "more.rego": "package gateway\nallow if typo\n"})
+    with opa_server() as url:
+        async with opa_policy(url, push=good) as engine:
+            with pytest.raises(PolicyLoadError, match=r"more\.rego"):
+                async with opa_policy(url, push=bad):
+                    raise AssertionError
+            assert (await engine.decide(asking(x=1), timeout_seconds=5))["allow"] is True
+
+
+@pytest.mark.rule("policy.opa-push")
+def test_policies_are_pushed_only_where_the_url_asks_for_it(tmp_path: Path) -> None:
+    def settings(engine: str) -> PolicySettings:
+        (tmp_path / "servers.toml").write_text(f'[policy]\nengine = "{engine}"\n')
+        return load(tmp_path / "servers.toml").policy
+
+    with pytest.raises(ConfigurationError, match="no 'policies' to push"):
+        settings("opa+http://127.0.0.1:8181?push=policies")
+    (tmp_path / "policies").mkdir()
+    assert settings("opa+http://127.0.0.1:8181?push=policies").path == tmp_path / "policies"
+    assert settings("opa+http://127.0.0.1:8181").path is None

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +183,9 @@ async def test_a_policy_that_does_not_compile_changes_nothing_and_a_good_one_hol
     assert "gateway_unreached_rule_error" in running.log
 
 
-async def until(condition: Any) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     """Waits for another process."""
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.05)
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        await anyio.sleep(0.05)
