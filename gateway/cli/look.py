@@ -11,7 +11,7 @@ from gateway.cli import frame
 from gateway.cli.running import ask, own_gateway
 
 if TYPE_CHECKING:
-    from gateway.config import Configuration
+    from gateway.config import Configuration, OperatorSettings
 
 
 @frame.command()
@@ -153,36 +153,43 @@ def call(tool: str, arguments: str, agent: str | None, idempotency_key: str | No
     except NoOwner:
         import anyio
 
-        if agent is not None:
-            frame.operator(configuration)
-        answer = anyio.run(_call_alone, configuration, params)
+        operator = frame.operator(configuration) if agent is not None else None
+        answer = anyio.run(_call_alone, configuration, params, operator)
     if as_json:
         frame.print_json(answer)
     else:
         _print_answer(answer)
-    if not answer["answered"]:
+    if "result" not in answer or answer["result"].get("isError") is True:
         raise frame.Negative("")
 
 
-async def _call_alone(configuration: "Configuration", params: dict[str, Any]) -> Any:
-    from gateway.calling import call_tool
+async def _call_alone(
+    configuration: "Configuration", params: dict[str, Any], operator: "OperatorSettings | None"
+) -> Any:
+    from gateway import wiring
+    from gateway.owner import ActingOperator
 
+    acting = None if operator is None else ActingOperator(name=operator.name, role=operator.role)
     async with own_gateway(configuration, recorded=True) as runtime:
-        principal = configuration.agents[params["agent"] or "local"].principal
-        return await call_tool(
-            runtime.gateway, principal, params["tool"], params["arguments"], params["idempotency_key"]
-        )
+        return await wiring.call_as(runtime, params, acting)
 
 
 def _print_answer(answer: dict[str, Any]) -> None:
-    if "error" in answer:
-        frame.say(f"error {answer['error'].get('code')}: {answer['error'].get('message')}")
-        return
-    for block in answer["result"].get("content") or []:
-        if block.get("type") == "text":
-            click.echo(block.get("text", ""))
-        else:
-            click.echo(json.dumps(block, ensure_ascii=False))
+    match answer:
+        case {"result": {"content": list(blocks)}}:
+            for block in blocks:
+                if block.get("type") == "text":
+                    click.echo(block.get("text", ""))
+                else:
+                    click.echo(json.dumps(block, ensure_ascii=False))
+        case {"result": result}:
+            click.echo(json.dumps(result, ensure_ascii=False))
+        case {"refusal": refusal, "message": message}:
+            frame.say(f"{refusal['code']}: {message}")
+        case {"error": error}:
+            frame.say(f"error {error.get('code')}: {error.get('message')}")
+        case _:
+            click.echo(json.dumps(answer, ensure_ascii=False))
     frame.say(f"call {answer['call_id']}")
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 60.0
 """How long a gateway of a command's own waits for its tool servers."""
 
+RECHECK_SECONDS = 0.5
+"""A server's state may settle without its catalogue changing."""
+
 
 def ask(
     configuration: "Configuration", command: str, params: Mapping[str, Any] | None = None, *, key: bool = False
@@ -59,27 +62,22 @@ async def own_gateway(configuration: "Configuration", *, recorded: bool) -> Asyn
     from gateway import wiring
     from gateway.adapters import ownership
     from gateway.config import StoreSettings
-    from gateway.model.events import ServerChanged
 
     used = configuration if recorded else replace(configuration, store=StoreSettings(scheme="memory"))
-    waiting = {name for name, server in used.servers.items() if server.disabled_reason is None}
-    settled = anyio.Event()
-
-    def receive(event: Any) -> None:
-        if isinstance(event, ServerChanged) and event.state in ("available", "unavailable"):
-            waiting.discard(event.server)
-            if not waiting:
-                settled.set()
-
     @asynccontextmanager
     async def built() -> AsyncIterator["Runtime"]:
         async with wiring.build(used, watch=False) as runtime:
-            runtime.events.subscribe(receive)
-            known = {state.name for state in runtime.servers.states() if state.state in ("available", "unavailable")}
-            waiting.difference_update(known)
-            if waiting:
-                with anyio.move_on_after(SETTLE_SECONDS):
-                    await settled.wait()
+            changed = anyio.Event()
+
+            def told(_server: str, _kinds: object) -> None:
+                changed.set()
+
+            runtime.servers.on_change(told)
+            with anyio.move_on_after(SETTLE_SECONDS):
+                while any(state.state == "connecting" for state in runtime.servers.states()):
+                    changed = anyio.Event()
+                    with anyio.move_on_after(RECHECK_SECONDS):
+                        await changed.wait()
             yield runtime
 
     if recorded and used.store.path is not None:
