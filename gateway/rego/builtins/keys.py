@@ -25,7 +25,23 @@ PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed
 Key: TypeAlias = PublicKey | bytes | None
 """None is a key that no algorithm here verifies with."""
 
-ALGORITHMS: Final = frozenset(["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "HS256", "HS384", "HS512", "EdDSA"])
+ALGORITHMS: Final = frozenset(
+    [
+        "RS256",
+        "RS384",
+        "RS512",
+        "PS256",
+        "PS384",
+        "PS512",
+        "ES256",
+        "ES384",
+        "ES512",
+        "HS256",
+        "HS384",
+        "HS512",
+        "EdDSA",
+    ]
+)
 """The algorithms OPA knows."""
 
 

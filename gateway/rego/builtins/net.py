@@ -168,9 +168,11 @@ def _covering(first: int, last: int) -> list[str]:
             raise UnsupportedError("IPv4 and IPv6 networks are not merged with each other")
         four = ipaddress.summarize_address_range(ipaddress.IPv4Address(low.value), ipaddress.IPv4Address(high.value))
         return list(map(str, four))
-    if first <= _MAPPED + 0xFFFFFFFF and last >= _MAPPED:
+    if any(_MAPPED <= bound <= _MAPPED + 0xFFFFFFFF for bound in (first - 1, first, last, last + 1)):
         raise UnsupportedError("IPv4 and IPv6 networks are not merged with each other")
-    if first >> 120 == 0:
+    shift = (first ^ last).bit_length()
+    spanning = first >> shift << shift
+    if spanning and spanning >> 120 == 0:
         # OPA loses the leading zeros, and with them the network.
         raise UnsupportedError("IPv6 networks that start with zeros are not merged")
     six = ipaddress.summarize_address_range(ipaddress.IPv6Address(first), ipaddress.IPv6Address(last))
