@@ -56,6 +56,7 @@ from gateway.model.events import (
     CallEnded,
     CatalogueChanged,
     Event,
+    ServerChanged,
     SessionEnded,
     StateChanged,
     SubscriptionEnded,
@@ -113,6 +114,18 @@ POLICIES: Mapping[str, Callable[[PolicySettings], AbstractAsyncContextManager[Po
     "embedded": _embedded,
     "opa": _opa,
 }
+
+
+@asynccontextmanager
+async def _policies(configuration: Configuration) -> AsyncIterator[tuple[PolicyEngine, PolicyEngine | None]]:
+    """The policy that decides, and the one that is judged beside it."""
+    settings = configuration.policy
+    async with contextlib.AsyncExitStack() as opened:
+        live = await opened.enter_async_context(POLICIES[settings.scheme](settings))
+        shadow = None
+        if settings.shadow is not None:
+            shadow = await opened.enter_async_context(POLICIES[settings.shadow.scheme](settings.shadow))
+        yield live, shadow
 
 
 @dataclass(slots=True, kw_only=True)
@@ -202,7 +215,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         snapshots = Snapshots(
             configuration=configuration,
             load=lambda: load(configuration.file),
-            open_policy=lambda new: POLICIES[new.policy.scheme](new.policy),
+            open_policy=_policies,
             servers=servers,
             journal=journal,
             clock=clock,
@@ -211,6 +224,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         )
         await stack.enter_async_context(snapshots.running())
         servers.on_change(lambda server, kinds: snapshots.catalogue_changed(server, sorted(kinds)))
+        servers.on_change(_announced(servers, events, clock, metrics))
 
         book = HoldBook(
             journal=journal,
@@ -253,7 +267,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
 
         hold_stage = Holds(book, lambda server: limits.server_fingerprint(current(), server), clock)
         directory = PolicyDirectory(events, clock)
-        authorize = Authorize(timeout_seconds=configuration.policy.timeout_seconds)
+        authorize = Authorize(timeout_seconds=lambda: current().policy.timeout_seconds)
         quota = Quotas(cached.quotas, ledger, clock)
         breaker = CircuitBreaker(lambda call: limits.breaker(current(), call), clock, events)
         bulkhead = Bulkhead(
@@ -341,6 +355,26 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             with anyio.move_on_after(DRAIN_SECONDS, shield=True):
                 await servers.close()
             tasks.cancel_scope.cancel()
+
+
+def _announced(
+    servers: ToolServers, events: EventFanout, clock: SystemClock, metrics: telemetry.Metrics
+) -> Callable[[str, object], None]:
+    """Publishes each change of a tool server's state, for logs and metrics."""
+    known: dict[str, tuple[bool, str]] = {}
+
+    def told(server: str, _kinds: object) -> None:
+        if (catalogue := servers.catalogues().get(server)) is None:
+            known.pop(server, None)
+            metrics.forget_server(server)
+            return
+        now = (catalogue.available, catalogue.reason)
+        if known.get(server) != now:
+            known[server] = now
+            state = "available" if catalogue.available else "unavailable"
+            events.publish(ServerChanged(at=clock.time_ns() / 1e9, server=server, state=state, reason=catalogue.reason))
+
+    return told
 
 
 def _count_refusal(refusals: Counter[str], event: Event) -> None:
@@ -487,7 +521,7 @@ async def _recorded(journal: SqlJournal, type: str, body: Mapping[str, Any], *wr
 async def _record_events(events: EventFanout, journal: SqlJournal) -> None:
     """The events that are evidence: refused keys (gathered under load), changes of state and catalogue."""
     refused: dict[tuple[str, str], int] = {}
-    async with events.stream() as stream:
+    async with events.stream(AuthenticationRefused, StateChanged, CatalogueChanged) as stream:
         async for event in stream:
             match event:
                 case AuthenticationRefused():

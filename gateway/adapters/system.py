@@ -46,16 +46,19 @@ class EventFanout:
 
         return end
 
-    def stream(self, size: int = 1000) -> "EventStream":
-        """A queue of at most `size` events; a reader that is slower loses the oldest, counted in `dropped`."""
-        return EventStream(self, size)
+    def stream(self, *kinds: type[Event], size: int = 1000) -> "EventStream":
+        """A queue of at most `size` events of these kinds (all, where none is named).
+
+        A reader that is slower loses the oldest, counted in `dropped`. Naming kinds keeps calls from waking the reader.
+        """
+        return EventStream(self, kinds or (Event,), size)
 
 
 class EventStream:
     """One reader's bounded queue of events: `async with stream: async for event in stream`."""
 
-    def __init__(self, fanout: EventFanout, size: int) -> None:
-        self._fanout, self._size = fanout, size
+    def __init__(self, fanout: EventFanout, kinds: tuple[type[Event], ...], size: int) -> None:
+        self._fanout, self._kinds, self._size = fanout, kinds, size
         self._queue: deque[Event] = deque()
         self._arrived = anyio.Event()
         self._end: Callable[[], None] | None = None
@@ -82,6 +85,8 @@ class EventStream:
             await self._arrived.wait()
 
     def _receive(self, event: Event) -> None:
+        if not isinstance(event, self._kinds):
+            return
         if len(self._queue) >= self._size:
             self._queue.popleft()
             self.dropped += 1
