@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,3 +195,27 @@ def test_a_call_without_a_running_gateway_is_judged_and_recorded_all_the_same(tm
     assert done.code == 0, done.err
     listed = gateway("calls", "list", home=tmp_path, cwd=tmp_path)
     assert done.json()["call_id"] in listed.out
+
+
+@pytest.mark.rule("telemetry.metrics")
+def test_the_endpoints_beside_mcp_tell_health_readiness_and_metrics(running: Running) -> None:
+    assert running(*CALL, "--agent", "desk", key=OPERATOR).code == 0
+    text = (running.directory / "log").read_text()
+    base = next(
+        re.findall(r"listening on (http://[^/]+)/mcp", line)[0] for line in text.splitlines() if "listening on" in line
+    )
+    answers = {}
+    for path in ("/healthz", "/readyz", "/metrics"):
+        with urllib.request.urlopen(base + path, timeout=10) as answer:
+            assert answer.status == 200
+            answers[path] = answer.read().decode()
+    assert json.loads(answers["/healthz"]) == {"status": "ok"}
+    assert json.loads(answers["/readyz"]) == {"status": "ready"}
+    assert 'gateway_server_available{server="time"} 1.0' in answers["/metrics"]
+    assert "gateway_journal_lag_seconds" in answers["/metrics"]
+    assert (
+        'gateway_calls_total{code="",outcome="completed",server="time",tool="get_current_time"}' in answers["/metrics"]
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(base + "/metrics", headers={"Host": "evil.example"}), timeout=10)
+    assert refused.value.code == 421
