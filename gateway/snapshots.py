@@ -24,7 +24,7 @@ from gateway.ports import Clock, Events, PolicyEngine
 
 logger = logging.getLogger("gateway.snapshots")
 
-OpenPolicy = Callable[[Configuration], AbstractAsyncContextManager[PolicyEngine]]
+OpenPolicy = Callable[[Configuration], AbstractAsyncContextManager[tuple[PolicyEngine, PolicyEngine | None]]]
 
 
 class Servers(Protocol):
@@ -59,7 +59,7 @@ class Snapshots:
 
     Args:
         load: reads the configuration anew, from the same file.
-        open_policy: the policy engine of a configuration; left when it is replaced.
+        open_policy: the policy engine of a configuration, and its shadow if it has one; left when they are replaced.
         swapped: told of every new snapshot, with the agents' keys.
     """
 
@@ -80,6 +80,7 @@ class Snapshots:
         self._journal, self._clock, self._events, self._swapped = journal, clock, events, swapped
         self._policies = AsyncExitStack()
         self._policy: PolicyEngine | None = None
+        self._shadow: PolicyEngine | None = None
         self._number = 0
         self._catalogue = Catalogue()
         self._reloading = anyio.Lock()
@@ -103,7 +104,7 @@ class Snapshots:
             PolicyLoadError: the policies cannot be used.
         """
         async with self._policies:
-            self._policy = await self._policies.enter_async_context(self._open_policy(self.configuration))
+            self._policy, self._shadow = await self._policies.enter_async_context(self._open_policy(self.configuration))
             self._swap()
             await self._journal.record(
                 "config.changed", _config_body(self.configuration, accepted=True, message="start")
@@ -127,17 +128,18 @@ class Snapshots:
             try:
                 new = self._load()
                 opened = AsyncExitStack()
-                policy = await opened.enter_async_context(self._open_policy(new))
+                policy, shadow = await opened.enter_async_context(self._open_policy(new))
             except (ConfigurationError, PolicyLoadError, PolicyUnavailable) as error:
                 return await self._report(self.configuration, accepted=False, message=str(error), change=None)
             change = diff(self.configuration, new)
             same_policy = self._policy is not None and policy.revision == self._policy.revision and not change.policy
+            same_policy = same_policy and _revision(shadow) == _revision(self._shadow)
             if not change and same_policy and new.sha256 == self.configuration.sha256:
                 await opened.aclose()
                 return Reloaded(accepted=True, message="nothing has changed", change=change)
             old, self._policies = self._policies, opened
             policy_changed = self._policy is None or policy.revision != self._policy.revision
-            self._policy, self.configuration = policy, new
+            self._policy, self._shadow, self.configuration = policy, shadow, new
             self._swap()
             await self._servers.reconfigure(new.servers)
             self._swap()
@@ -159,12 +161,7 @@ class Snapshots:
         """Reload whenever the configuration file or a policy file changes, where `reload = "watch"`."""
         while True:
             paths = {self.configuration.file.parent}
-            if self.configuration.policy.path is not None:
-                paths.add(
-                    self.configuration.policy.path
-                    if self.configuration.policy.path.is_dir()
-                    else self.configuration.policy.path.parent
-                )
+            paths.update(path if path.is_dir() else path.parent for path in _policy_paths(self.configuration))
             existing = [path for path in paths if path.exists()]
             async for changes in watchfiles.awatch(
                 *existing, debounce=200, step=50, recursive=True, watch_filter=_relevant
@@ -178,10 +175,10 @@ class Snapshots:
                 break  # the policies may lie elsewhere now
 
     def _concerns(self, changed: set[Path]) -> bool:
-        policy = self.configuration.policy.path
+        policies = _policy_paths(self.configuration)
         return any(
             path.name == self.configuration.file.name
-            or (policy is not None and (path == policy or policy in path.parents))
+            or any(path == policy or policy in path.parents for policy in policies)
             for path in changed
         )
 
@@ -195,6 +192,7 @@ class Snapshots:
             configuration_sha256=configuration.sha256,
             catalogue=self._catalogue,
             policy=self._policy,
+            shadow=self._shadow,
             instructions=_instructions(configuration, self._catalogue),
             tool_names=configuration.gateway.tool_names,
         )
@@ -254,6 +252,16 @@ def _instructions(configuration: Configuration, catalogue: Catalogue) -> str:
 
 def _config_body(configuration: Configuration, *, accepted: bool, message: str) -> dict[str, Any]:
     return {"accepted": accepted, "sha256": configuration.sha256, "message": message}
+
+
+def _revision(policy: PolicyEngine | None) -> str | None:
+    return policy.revision if policy is not None else None
+
+
+def _policy_paths(configuration: Configuration) -> list[Path]:
+    """Where the policies lie, the shadow's too."""
+    engines = (configuration.policy, configuration.policy.shadow)
+    return [engine.path for engine in engines if engine is not None and engine.path is not None]
 
 
 def _summary(change: Change, policy: bool) -> str:

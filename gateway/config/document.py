@@ -465,6 +465,7 @@ LATER_SECTIONS: frozenset[str] = frozenset(
 
 ACTIVE_SECTIONS: frozenset[str] = frozenset(
     {
+        "policy.shadow",
         "defaults.retries",
         "defaults.breaker",
         "defaults.max_concurrency",

@@ -131,6 +131,8 @@ class Snapshot:
     configuration_sha256: str
     catalogue: Catalogue
     policy: "PolicyEngine"
+    shadow: "PolicyEngine | None" = None
+    """Another policy, judged beside the live one and recorded (`[policy] shadow`); it decides nothing."""
     instructions: str = ""
     """Towards agents: the configuration's own and the tool servers'."""
     tool_names: str = "{server}__{tool}"

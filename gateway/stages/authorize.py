@@ -19,7 +19,7 @@ import logging
 import re
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, assert_never
@@ -119,7 +119,7 @@ def _is_error(outcome: Completed) -> bool:
     """Whether the tool itself says that it failed. Results are parsed only where they may say so."""
     if outcome.error is not None:
         return True
-    if outcome.result is None or _MAY_BE_ERROR.search(outcome.result) is None:
+    if outcome.result is None or b'"isError"' not in outcome.result or _MAY_BE_ERROR.search(outcome.result) is None:
         return False
     try:
         result = parse_exactly(outcome.result)
@@ -131,21 +131,21 @@ def _is_error(outcome: Completed) -> bool:
 class Authorize:
     """Asks the snapshot's policy engine, and carries out what it demands.
 
+    A snapshot's shadow is asked the same beside it; what it says is recorded and has no effect.
+
     Args:
-        timeout_seconds: how long the engine may take for one answer (`[policy] timeout_seconds`).
+        timeout_seconds: how long an engine may take for one answer, now (`[policy] timeout_seconds`).
         recent: what the sessions did last. This stage notes every call that reached it; calls that ended before it may be
             noted by the caller.
-        shadow: another engine that is asked the same, beside the live one; its decision is recorded and has no effect.
     """
 
     name = "authorize"
 
     def __init__(
-        self, *, timeout_seconds: float = 0.5, recent: RecentCalls | None = None, shadow: PolicyEngine | None = None
+        self, *, timeout_seconds: Callable[[], float] = lambda: 0.5, recent: RecentCalls | None = None
     ) -> None:
         self.timeout_seconds = timeout_seconds
         self.recent = recent if recent is not None else RecentCalls()
-        self.shadow = shadow
 
     # --- admit ---
 
@@ -163,8 +163,8 @@ class Authorize:
     async def _judge(self, call: Call) -> Verdict:
         facts: dict[str, Any] = {}
         decision = await self._ask(call, facts, number=1)
-        if self.shadow is not None:
-            facts["shadow"] = await self._ask_shadow(self.shadow, facts["question"])
+        if call.snapshot.shadow is not None:
+            facts["shadow"] = await self._ask_shadow(call.snapshot.shadow, facts["question"])
         match decision:
             case Denied():
                 return _refuse(call, decision, facts)
@@ -213,7 +213,7 @@ class Authorize:
         facts["decision_id"] = f"{call.id}.{number}"
         began = time.perf_counter_ns()
         try:
-            answer = await engine.decide(asked, timeout_seconds=self.timeout_seconds)
+            answer = await engine.decide(asked, timeout_seconds=self.timeout_seconds())
         except PolicyTimeout as error:
             decision: PolicyDecision = _failure(Code.POLICY_TIMEOUT, facts, error)
         except PolicyUnavailable as error:
@@ -235,7 +235,7 @@ class Authorize:
     async def _ask_shadow(self, engine: PolicyEngine, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """What another policy says of the same question. Nothing here can change the live decision."""
         try:
-            answer = await engine.decide(asked, timeout_seconds=self.timeout_seconds)
+            answer = await engine.decide(asked, timeout_seconds=self.timeout_seconds())
         except (PolicyTimeout, PolicyUnavailable, PolicyEvaluationError) as error:
             return {"revision": engine.revision, "error": str(error)}
         if answer is UNDEFINED:

@@ -204,15 +204,18 @@ async def test_redacted_arguments_are_in_the_call_and_not_in_the_facts(allow: bo
 
 @pytest.mark.rule("policy.shadow")
 async def test_a_shadow_policy_is_recorded_and_never_decides() -> None:
+    def shadowed(live: Any, shadow: Any) -> Call:
+        entry = tool("query", "db", schema=SCHEMA)
+        return call(entry, {}, snapshot=snapshot(entry, policy=Scripted(live), shadow=Scripted(shadow)))
+
     for answer, word in ((False, "deny"), (True, "allow"), ({"allow": 1}, "deny"), (UNDEFINED, "undefined")):
-        verdict = await Authorize(shadow=Scripted(answer)).admit(asked(Scripted(True)))
+        verdict = await Authorize().admit(shadowed(True, answer))
         assert isinstance(verdict, Proceed)
         assert verdict.facts["shadow"]["decision"] == word
-    verdict = await Authorize(shadow=Scripted(PolicyUnavailable("down"))).admit(asked(Scripted(True)))
+    verdict = await Authorize().admit(shadowed(True, PolicyUnavailable("down")))
     assert isinstance(verdict, Proceed)
     assert verdict.facts["shadow"]["error"] == "down"
-    verdict = await Authorize(shadow=Scripted(True)).admit(asked(Scripted(False)))
-    assert isinstance(verdict, Refuse)
+    assert isinstance(await Authorize().admit(shadowed(False, True)), Refuse)
 
 
 # --- settle ---

@@ -1,6 +1,7 @@
 """The policy in a whole gateway: a real process, a real client, and a tool server that keeps an account of what ran."""
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 
-from tests.gateway_process import GatewayProcess, configure, serve, stdio_server
+from tests.gateway_process import PROGRAM, GatewayProcess, configure, serve, stdio_server
 from tests.scripted_server import Scripted, tool
 
 pytestmark = pytest.mark.anyio
@@ -181,6 +182,30 @@ async def test_a_policy_that_does_not_compile_changes_nothing_and_a_good_one_hol
                 await anyio.sleep(0.1)
             assert await code() == "policy.denied"
     assert "gateway_unreached_rule_error" in running.log
+
+
+@pytest.mark.rule("policy.shadow")
+async def test_a_shadow_is_judged_beside_the_live_policy_and_recorded(tmp_path: Path, server: Scripted) -> None:
+    table = stdio_server("db", server.command, server.args)
+    config = configure(tmp_path, table, policies=SHIPPED, head='tool_names = "{tool}"')
+    (tmp_path / "policies.next").mkdir()
+    (tmp_path / "policies.next" / "gateway.rego").write_text("package gateway\n\ndecision := false\n")
+    engine = 'engine = "embedded:policies"\n'
+    config.write_text(config.read_text().replace(engine, engine + 'shadow = "embedded:policies.next"\n'))
+    with serve(config) as running:
+        async with Client(running.url) as client:
+            result = await client.call_tool("read", {"path": "/srv/a"})
+            assert not result.is_error
+    (call,) = json_of(config, "calls", "list")
+    shown = json_of(config, "calls", "show", call["id"])
+    (authorize,) = [step for step in shown["trail"] if step["stage"] == "authorize"]
+    assert authorize["facts"]["shadow"]["decision"] == "deny"
+
+
+def json_of(config: Path, *command: str) -> Any:
+    """What a command that only reads says as JSON."""
+    arguments = [*PROGRAM, "--config", str(config), *command, "--json"]
+    return json.loads(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
 
 
 async def until(condition: Callable[[], bool]) -> None:
