@@ -98,7 +98,15 @@ class Round:
             InputNeeded: 2026-07-28, and an answer is missing yet.
         """
         if not self.modern:
-            return {key: await self._ask_now(request) for key, request in requests.items()}
+            answers: Json = {}
+
+            async def ask_one(key: str) -> None:
+                answers[key] = await self._ask_now(requests[key])
+
+            async with anyio.create_task_group() as group:
+                for key in requests:
+                    group.start_soon(ask_one, key)
+            return answers
         missing = {key: request for key, request in requests.items() if key not in {**self.answers, **self.given}}
         if not missing:
             self.answers.update((key, self.given[key]) for key in requests if key in self.given)

@@ -11,9 +11,11 @@ from the client is translated here:
 """
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -21,30 +23,41 @@ import orjson
 
 from gateway.control import Gateway
 from gateway.edge import wire
+from gateway.edge.parking import PREFIX, Parked, Parking, Start, StateRefused, digest
 from gateway.edge.parsing import Request
 from gateway.edge.protocol import (
     ASKING,
     HOP_KEYS,
     INTERNAL_ERROR,
     INVALID_PARAMS,
-    INVALID_REQUEST,
     LOG_LEVEL_KEY,
     LOG_LEVELS,
     LOG_MESSAGE,
     METHOD_NOT_FOUND,
+    MISSING_CAPABILITY,
+    MODERN_VERSIONS,
     PROGRESS,
     PROGRESS_TOKEN,
+    REQUEST_CANCELLED,
 )
 from gateway.edge.sessions import Session
 from gateway.edge.settings import EdgeSettings
 from gateway.model.call import Call, Client, Method, Principal
 from gateway.model.verdict import Completed, Outcome
 
+logger = logging.getLogger("gateway.edge")
+
 MODERN_CALLS: Final = frozenset({Method.CALL_TOOL, Method.GET_PROMPT, Method.READ_RESOURCE, Method.COMPLETE})
 LEGACY_CALLS: Final = MODERN_CALLS | {Method.SUBSCRIBE}
 
 ROUNDS: Final = frozenset({Method.CALL_TOOL, Method.GET_PROMPT, Method.READ_RESOURCE})
 """The methods that may answer `input_required`."""
+
+ASKABLE: Final = frozenset(ASKING.values())
+"""The capabilities of clients that can be asked something."""
+
+Answer = Callable[[str | int], wire.Reply]
+"""What became of a call, as an answer to whichever request now waits for it."""
 
 MAX_ROUNDS: Final = 16
 """Of live questions to a handshake-era client within one call."""
@@ -78,6 +91,11 @@ class Links:
 class Asked:
     """Who asks, in what session and era: what one request is served with."""
 
+    parking: Parking
+    """Where this edge's calls wait for their clients."""
+    start: Start
+    """Runs a task that the edge owns."""
+
     gateway: Gateway
     settings: EdgeSettings
     principal: Principal
@@ -94,7 +112,19 @@ class AgentCaller:
         put: writes one message to the client, on the call's own stream; None where the client takes no stream.
     """
 
-    __slots__ = ("_put", "_session", "_token", "capabilities", "log_level", "modern", "over", "wants_progress")
+    __slots__ = (
+        "_ask_seconds",
+        "_session",
+        "_token",
+        "capabilities",
+        "log_level",
+        "missing",
+        "modern",
+        "over",
+        "parked",
+        "put",
+        "wants_progress",
+    )
 
     def __init__(
         self,
@@ -104,22 +134,32 @@ class AgentCaller:
         modern: bool,
         meta: Mapping[str, Any] | None,
         put: Callable[[bytes], None] | None,
+        ask_seconds: float = 600.0,
     ) -> None:
         self.capabilities = client.capabilities
         self.modern = modern
+        self._session = session
+        self._ask_seconds = ask_seconds
+        self.over = False
+        """The call has its answer: nothing more may be written."""
+        self.parked: Parked | None = None
+        """Where a modern client's call waits for its next round."""
+        self.missing: dict[str, Any] = {}
+        """The capabilities that the client was to have for what the tool server asked."""
+        self.attach(meta, put)
+
+    def attach(self, meta: Mapping[str, Any] | None, put: Callable[[bytes], None] | None) -> None:
+        """Speak on this request's stream from now on: the first's, or a later round's."""
         token = meta.get(PROGRESS_TOKEN) if meta else None
         self._token = token if isinstance(token, (str, int)) else None
         self.wants_progress = self._token is not None
-        level = meta.get(LOG_LEVEL_KEY) if meta and modern else session.log_level
+        level = meta.get(LOG_LEVEL_KEY) if meta and self.modern else self._session.log_level
         self.log_level: str | None = level if level in LOG_LEVELS else None
-        self._session = session
-        self._put = put
-        self.over = False
-        """The call has its answer: nothing more may be written."""
+        self.put = put
 
     async def notify(self, method: str, params: Mapping[str, Any]) -> None:
         """Relay a notification of the call, with the client's own progress token."""
-        if self._put is None or self.over:
+        if self.put is None or self.over:
             return
         if method == PROGRESS:
             if self._token is None:
@@ -135,7 +175,7 @@ class AgentCaller:
                     return
             elif not self._session.logs(level):
                 return
-        self._put(wire.notification(method, params))
+        self.put(wire.notification(method, params))
 
     async def ask(self, requests: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
         """Put the tool server's requests to the client, and return its answers."""
@@ -157,33 +197,47 @@ class AgentCaller:
         capability = ASKING.get(method) if isinstance(method, str) else None
         if capability is None:
             return {"code": METHOD_NOT_FOUND, "message": f"Clients are not asked {method!r}"}
-        if capability not in self.capabilities:
+        declared = self.capabilities.get(capability)
+        mode = (request.get("params") or {}).get("mode")
+        if declared is None:
+            self.missing[capability] = {}
             return {"code": METHOD_NOT_FOUND, "message": f"The client did not declare the capability {capability!r}"}
+        if capability == "elicitation" and mode == "url" and not (isinstance(declared, dict) and "url" in declared):
+            self.missing[capability] = {"url": {}}
+            return {"code": INVALID_PARAMS, "message": "The client did not declare that it can be sent to a URL"}
         return None
 
     async def _ask(self, requests: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
-        """All at once, with ids of our own; the answers may come in any order."""
+        """All at once; the answers may come in any order."""
         if self.modern:
-            fault = {"code": INTERNAL_ERROR, "message": "A client of 2026-07-28 cannot be asked in mid-call"}
-            return {key: {"error": fault} for key in requests}
-        if self._put is None or self.over:
+            if self.parked is None:
+                fault = {"code": INTERNAL_ERROR, "message": "The client cannot be asked in the middle of this request"}
+                return {key: {"error": fault} for key in requests}
+            return await self.parked.ask(requests)
+        if self.put is None or self.over:
             fault = {"code": INTERNAL_ERROR, "message": "The client takes no event stream, so it cannot be asked"}
             return {key: {"error": fault} for key in requests}
+        return await self._ask_live(requests, self.put)
+
+    async def _ask_live(
+        self, requests: Mapping[str, Mapping[str, Any]], put: Callable[[bytes], None]
+    ) -> Mapping[str, Mapping[str, Any]]:
+        """Requests to a handshake-era client, with ids of our own."""
         asks = {key: self._session.ask() for key in requests}
+        silent = {"code": INTERNAL_ERROR, "message": f"The client did not answer within {self._ask_seconds:g} s"}
         try:
             for key, request in requests.items():
-                self._put(wire.request(asks[key][0], str(request["method"]), request.get("params")))
-            answers: dict[str, Mapping[str, Any]] = {}
-            for key, (_, ask) in asks.items():
-                await ask.answered.wait()
-                answers[key] = ask.answer
-            return answers
+                put(wire.request(asks[key][0], str(request["method"]), request.get("params")))
+            with anyio.move_on_after(self._ask_seconds):
+                for _, ask in asks.values():
+                    await ask.answered.wait()
+            return {key: ask.answer if ask.answered.is_set() else {"error": silent} for key, (_, ask) in asks.items()}
         finally:
             for identifier, ask in asks.values():
                 if not ask.answered.is_set():
                     self._session.forget(identifier)
                     cancelled = {"requestId": identifier, "reason": "The call that asked has ended"}
-                    self._put(wire.notification("notifications/cancelled", cancelled))
+                    put(wire.notification("notifications/cancelled", cancelled))
 
 
 def is_call(asked: Asked, method: str) -> bool:
@@ -198,24 +252,110 @@ def is_call(asked: Asked, method: str) -> bool:
 async def perform(asked: Asked, request: Request, caller: AgentCaller) -> wire.Reply:
     """Make the call that a request asks for, and answer it."""
     params = forwarded(request.params)
-    if params.get("name") not in asked.gateway.snapshot.catalogue.tools:
-        # It may be a server's that is just being started.
-        await asked.gateway.settled()
+    state = params.get("requestState")
+    if asked.modern and request.method in ROUNDS:
+        ours = isinstance(state, str) and state.startswith(PREFIX)
+        if ours:
+            return await _round(asked, request, params, caller)
+        if state is not None:
+            if await _asks_live(asked, params) is True:
+                words = "params.requestState is none that was given out. Make the call anew, without it"
+                return wire.error(request.id, INVALID_PARAMS, words)
+        elif not ASKABLE.isdisjoint(asked.client.capabilities) and await _asks_live(asked, params) is not False:
+            return await _round(asked, request, params, caller)
+    return (await _conduct(asked, request.method, params, caller))(request.id)
+
+
+async def _conduct(asked: Asked, method: str, params: dict[str, Any], caller: AgentCaller) -> Answer:
+    """Make the call, with its live rounds; what answers a request with its outcome."""
     link = params.get("requestState")
     logical = asked.links.find(asked.principal.id, link) if isinstance(link, str) else None
     try:
-        call = _call(asked, request.method, params, logical)
+        call = _call(asked, method, params, logical)
     except ValueError as problem:
-        return wire.error(request.id, INVALID_PARAMS, str(problem))
+        return partial(wire.error, code=INVALID_PARAMS, message=str(problem))
     outcome = await asked.gateway.execute(call, caller)
-    if request.method in ROUNDS and (needed := input_required(outcome)) is not None:
-        if asked.modern:
-            state = needed.get("requestState")
-            if isinstance(state, str):
-                asked.links.remember(asked.principal.id, state, call.logical_id)
-        else:
-            return await _live_rounds(asked, request, params, caller, call, needed)
-    return _answered(asked, request, call, outcome)
+    if method in ROUNDS and (needed := input_required(outcome)) is not None:
+        if not asked.modern:
+            return await _live_rounds(asked, method, params, caller, call, needed)
+        state = needed.get("requestState")
+        if isinstance(state, str):
+            asked.links.remember(asked.principal.id, state, call.logical_id)
+    return _answered(asked, caller, call, outcome)
+
+
+# --- a modern client's rounds with a tool server of the handshake era ---
+
+
+async def _asks_live(asked: Asked, params: Mapping[str, Any]) -> bool | None:
+    """Whether the target's tool server is of the handshake era, so that it may ask in mid-call. None: not known here."""
+    view = await asked.gateway.view(asked.principal)
+    name, uri = params.get("name"), params.get("uri")
+    entry = None
+    if isinstance(name, str):
+        entry = view.tools.get(name) or view.prompts.get(name)
+    elif isinstance(uri, str):
+        entry = view.resources.get(uri)
+    server = asked.gateway.snapshot.catalogue.servers.get(entry.server) if entry is not None else None
+    if server is None or not server.protocol_version:
+        return None
+    return server.protocol_version not in MODERN_VERSIONS
+
+
+async def _round(asked: Asked, request: Request, params: dict[str, Any], caller: AgentCaller) -> wire.Reply:
+    """One request of a call that may be parked: the first, or a retry with the state that we gave out."""
+    bound = digest(request.method, params)
+    state = params.get("requestState")
+    meta = (request.params or {}).get("_meta")
+    if state is None:
+        begun = asked.parking.begin(asked.principal.id, bound)
+        if begun is None:
+            # It runs all the same; what its tool server asks is answered with an error.
+            return (await _conduct(asked, request.method, params, caller))(request.id)
+        begun.caller = AgentCaller(session=asked.session, client=asked.client, modern=True, meta=meta, put=caller.put)
+        begun.caller.parked = begun
+        asked.start(partial(_run, asked, request.method, params, begun.caller, begun))
+    else:
+        responses = params.get("inputResponses", {})
+        if not isinstance(responses, dict) or not all(isinstance(one, dict) for one in responses.values()):
+            return wire.error(request.id, INVALID_PARAMS, "params.inputResponses is not an object of results")
+        try:
+            begun = asked.parking.take(state, asked.principal.id, bound)
+        except StateRefused as refused:
+            return wire.error(request.id, INVALID_PARAMS, str(refused))
+        begun.caller.attach(meta, caller.put)
+        begun.give(responses)
+    try:
+        await begun.progressed()
+    except anyio.get_cancelled_exc_class():
+        begun.scope.cancel()
+        raise
+    if begun.answer is not None:
+        return begun.answer(request.id)
+    begun.caller.attach(None, None)
+    needed = {
+        "resultType": "input_required",
+        "inputRequests": begun.needs,
+        "requestState": asked.parking.park(begun),
+    }
+    return wire.result_of(request.id, needed)
+
+
+async def _run(asked: Asked, method: str, params: dict[str, Any], caller: AgentCaller, parked: Parked) -> None:
+    """A call that may be parked, from its begin to its answer, in a task of its own."""
+    answer: Answer = partial(wire.error, code=REQUEST_CANCELLED, message="The call was cancelled")
+    asked.session.active += 1
+    try:
+        with parked.scope:
+            answer = await _conduct(asked, method, params, caller)
+    except Exception:
+        logger.exception("request %s failed", method)
+        answer = partial(wire.error, code=INTERNAL_ERROR, message="The gateway failed")
+    finally:
+        asked.session.active -= 1
+        caller.over = True
+        asked.parking.forget(parked)
+        parked.finish(answer)
 
 
 def forwarded(params: dict[str, Any] | None) -> dict[str, Any]:
@@ -249,20 +389,41 @@ def _call(asked: Asked, method: str, params: Mapping[str, Any], logical: str | N
     )
 
 
-def _answered(asked: Asked, request: Request, call: Call, outcome: Outcome) -> wire.Reply:
-    if request.method == Method.SUBSCRIBE and isinstance(outcome, Completed) and outcome.error is None:
+def _answered(asked: Asked, caller: AgentCaller, call: Call, outcome: Outcome) -> Answer:
+    if call.method == Method.SUBSCRIBE and isinstance(outcome, Completed) and outcome.error is None:
         asked.session.subscribed.add(call.target)
-    return wire.answer(request.id, call, outcome, modern=asked.modern, private=asked.gateway.agents is not None)
+    private = asked.gateway.agents is not None
+    if asked.modern and caller.missing and _failed(outcome):
+        return partial(_lacking, call=call, outcome=outcome, required=caller.missing)
+    return partial(wire.answer, call=call, outcome=outcome, modern=asked.modern, private=private)
+
+
+def _failed(outcome: Outcome) -> bool:
+    """Whether the tool server said that it could not do it."""
+    if not isinstance(outcome, Completed):
+        return False
+    if outcome.error is not None:
+        return True
+    members = orjson.loads(outcome.result or b"{}")
+    return isinstance(members, dict) and members.get("isError") is True
+
+
+def _lacking(request_id: str | int, *, call: Call, outcome: Outcome, required: dict[str, Any]) -> wire.Reply:
+    """-32021: the tool server asked for what the client did not declare, and failed without it. Its words stay with it."""
+    said = orjson.loads(wire.answer(request_id, call, outcome, modern=True).body)
+    data = {"requiredCapabilities": required, "cause": said.get("error") or said.get("result")}
+    words = f"The client has to declare the capability {' and '.join(repr(name) for name in required)} for this"
+    return wire.error(request_id, MISSING_CAPABILITY, words, data)
 
 
 async def _live_rounds(
     asked: Asked,
-    request: Request,
+    method: str,
     params: dict[str, Any],
     caller: AgentCaller,
     call: Call,
     needed: dict[str, Any],
-) -> wire.Reply:
+) -> Answer:
     """Ask a handshake-era client what a modern tool server needs, and call again, until there is an answer."""
     first = call.logical_id
     for _ in range(MAX_ROUNDS):
@@ -272,16 +433,19 @@ async def _live_rounds(
             answers = await caller.ask({key: one for key, one in requests.items() if isinstance(one, dict)})
             for key, one in answers.items():
                 if "error" in one:
-                    text = f"The tool server needs input that this client did not give ({key}: {one['error'].get('message')})"
-                    return wire.error(request.id, int(one["error"].get("code", INVALID_REQUEST)), text)
+                    said = one["error"].get("message")
+                    words = f"The tool server needs input that this client did not give ({key}: {said})"
+                    code = one["error"].get("code")
+                    return partial(wire.error, code=code if isinstance(code, int) else INTERNAL_ERROR, message=words)
             again["inputResponses"] = {key: one["result"] for key, one in answers.items()}
         else:
             await anyio.sleep(0.05)  # a state alone: the tool server wants to be asked again
         if isinstance(needed.get("requestState"), str):
             again["requestState"] = needed["requestState"]
-        call = _call(asked, request.method, again, first)
+        call = _call(asked, method, again, first)
         outcome = await asked.gateway.execute(call, caller)
         if (further := input_required(outcome)) is None:
-            return _answered(asked, request, call, outcome)
+            return _answered(asked, caller, call, outcome)
         needed = further
-    return wire.error(request.id, INTERNAL_ERROR, f"The tool server needed input more than {MAX_ROUNDS} times")
+    words = f"The tool server needed input more than {MAX_ROUNDS} times"
+    return partial(wire.error, code=INTERNAL_ERROR, message=words)

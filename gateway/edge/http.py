@@ -36,6 +36,7 @@ from gateway.edge.headers import (
     collect,
 )
 from gateway.edge.lists import Lists
+from gateway.edge.parking import Parking
 from gateway.edge.parsing import Malformed, Message, Notification, Request, Response, batch, message, parse
 from gateway.edge.protocol import (
     BATCHES,
@@ -186,6 +187,11 @@ class McpApp:
         self.sessions = Sessions(gateway, settings)
         self.lists = Lists(gateway, settings)
         self.links = Links()
+        self.parking = Parking(
+            seconds=settings.parked_seconds,
+            limit=settings.max_parked,
+            per_principal=settings.max_parked_per_principal,
+        )
         self._declared = DeclaredHeaders()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._open = 0
@@ -199,6 +205,7 @@ class McpApp:
         try:
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(self.sessions.sweep)
+                self._tasks.start_soon(self.parking.sweep)
                 try:
                     yield
                 finally:
@@ -398,6 +405,8 @@ class McpApp:
             client=client,
             modern=True,
             links=self.links,
+            parking=self.parking,
+            start=self.start,
         )
         session.active += 1
         try:
@@ -573,6 +582,7 @@ class McpApp:
             modern=False,
             meta=meta if isinstance(meta, dict) else _NO_META,
             put=put,
+            ask_seconds=self.settings.ask_seconds,
         )
         with anyio.CancelScope() as scope:
             session.in_flight[request.id] = scope
@@ -595,6 +605,8 @@ class McpApp:
             client=session.client,
             modern=False,
             links=self.links,
+            parking=self.parking,
+            start=self.start,
         )
 
     def _notified(self, notification: Notification, session: Session) -> None:

@@ -39,3 +39,9 @@ class EdgeSettings:
     """How long a call runs before somebody listens for its client going away."""
     retry_ms: int = 1_000
     """How soon a client whose event stream broke should come back (`retry:`)."""
+    ask_seconds: float = 600.0
+    """How long a handshake-era client may take to answer what a tool server asks it."""
+    parked_seconds: float = 600.0
+    """How long a call of 2026-07-28 waits for its client's next round."""
+    max_parked: int = 1_024
+    max_parked_per_principal: int = 64

@@ -30,6 +30,7 @@ from gateway.edge.answering import answer, client_of, introduced, negotiated
 from gateway.edge.calls import AgentCaller, Asked, Links, is_call, perform
 from gateway.edge.headers import Mismatch, check_envelope, check_version
 from gateway.edge.lists import Lists
+from gateway.edge.parking import Parking
 from gateway.edge.parsing import Malformed, Message, Notification, Request, Response, batch, message, parse
 from gateway.edge.protocol import (
     BATCHES,
@@ -87,6 +88,11 @@ class Connection:
         self._write = write
         self._lists = Lists(gateway, settings)
         self._links = Links()
+        self._parking = Parking(
+            seconds=settings.parked_seconds,
+            limit=settings.max_parked,
+            per_principal=settings.max_parked_per_principal,
+        )
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._wake = anyio.Event()
@@ -118,6 +124,7 @@ class Connection:
                     async with anyio.create_task_group() as self._tasks:
                         if opening is not None:
                             await self._resume(opening)
+                        self._tasks.start_soon(self._parking.sweep)
                         await self._read_all(read)
                         self._tasks.cancel_scope.cancel()
                     self._ending = True
@@ -231,7 +238,12 @@ class Connection:
         if not is_call(who, request.method):
             return await answer(who, self._lists, request)
         caller = AgentCaller(
-            session=self.session, client=who.client, modern=who.modern, meta=meta, put=self._put_droppable
+            session=self.session,
+            client=who.client,
+            modern=who.modern,
+            meta=meta,
+            put=self._put_droppable,
+            ask_seconds=self._settings.ask_seconds,
         )
         try:
             return await perform(who, request, caller)
@@ -265,6 +277,8 @@ class Connection:
             client=client,
             modern=modern,
             links=self._links,
+            parking=self._parking,
+            start=self._start,
         )
         return who, meta
 
