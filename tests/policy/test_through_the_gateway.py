@@ -198,7 +198,7 @@ async def test_a_shadow_is_judged_beside_the_live_policy_and_recorded(tmp_path: 
             assert not result.is_error
     (call,) = json_of(config, "calls", "list")
     shown = json_of(config, "calls", "show", call["id"])
-    (authorize,) = [step for step in shown["trail"] if step["stage"] == "authorize"]
+    (authorize,) = [step for step in shown["record"]["body"]["trail"] if step["stage"] == "authorize"]
     assert authorize["facts"]["shadow"]["decision"] == "deny"
 
 
