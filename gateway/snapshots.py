@@ -193,7 +193,7 @@ class Snapshots:
             catalogue=self._catalogue,
             policy=self._policy,
             shadow=self._shadow,
-            instructions=_instructions(configuration, self._catalogue),
+            instructions=configuration.gateway.instructions or "",
             tool_names=configuration.gateway.tool_names,
         )
         self._swapped(self._snapshot, agent_keys(configuration))
@@ -239,15 +239,6 @@ def agent_keys(configuration: Configuration) -> tuple[AgentKey, ...] | None:
 
 def _relevant(_change: watchfiles.Change, path: str) -> bool:
     return path.endswith((".toml", ".rego", ".json", ".yaml", ".yml", ".tar.gz"))
-
-
-def _instructions(configuration: Configuration, catalogue: Catalogue) -> str:
-    """The gateway's own words, then each tool server's under its name."""
-    parts = [configuration.gateway.instructions] if configuration.gateway.instructions else []
-    for name, server in catalogue.servers.items():
-        if server.instructions:
-            parts.append(f"[{name}]\n{server.instructions}")
-    return "\n\n".join(parts)
 
 
 def _config_body(configuration: Configuration, *, accepted: bool, message: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from gateway.edge.protocol import (
     METHOD_NOT_FOUND,
 )
 from gateway.model.call import Client
+from gateway.model.events import LogLevelSet
 
 
 async def answer(asked: Asked, lists: Lists, request: Request) -> wire.Reply:
@@ -36,6 +37,14 @@ async def answer(asked: Asked, lists: Lists, request: Request) -> wire.Reply:
             if level not in LOG_LEVELS:
                 return wire.error(request.id, INVALID_PARAMS, f"params.level is none of {', '.join(LOG_LEVELS)}")
             asked.session.log_level = level
+            asked.gateway.events.publish(
+                LogLevelSet(
+                    at=asked.gateway.clock.time_ns() / 1e9,
+                    session_id=asked.session.id,
+                    principal=asked.principal.id,
+                    level=level,
+                )
+            )
             return wire.result_of(request.id, {})
         case "resources/unsubscribe":
             uri = params.get("uri")

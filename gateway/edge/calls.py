@@ -21,7 +21,7 @@ from typing import Any, Final
 import anyio
 import orjson
 
-from gateway.control import Gateway
+from gateway.control import Gateway, new_id
 from gateway.edge import wire
 from gateway.edge.parking import PREFIX, Parked, Parking, Start, StateRefused, digest
 from gateway.edge.parsing import Request
@@ -198,10 +198,14 @@ class AgentCaller:
         if capability is None:
             return {"code": METHOD_NOT_FOUND, "message": f"Clients are not asked {method!r}"}
         declared = self.capabilities.get(capability)
-        mode = (request.get("params") or {}).get("mode")
+        params = request.get("params") or {}
+        mode = params.get("mode")
         if declared is None:
             self.missing[capability] = {}
             return {"code": METHOD_NOT_FOUND, "message": f"The client did not declare the capability {capability!r}"}
+        if capability == "sampling" and "tools" in params and not (isinstance(declared, dict) and "tools" in declared):
+            self.missing[capability] = {"tools": {}}
+            return {"code": INVALID_PARAMS, "message": "The client did not declare that it samples with tools"}
         if capability == "elicitation" and mode == "url" and not (isinstance(declared, dict) and "url" in declared):
             self.missing[capability] = {"url": {}}
             return {"code": INVALID_PARAMS, "message": "The client did not declare that it can be sent to a URL"}
@@ -268,6 +272,9 @@ async def perform(asked: Asked, request: Request, caller: AgentCaller) -> wire.R
 
 async def _conduct(asked: Asked, method: str, params: dict[str, Any], caller: AgentCaller) -> Answer:
     """Make the call, with its live rounds; what answers a request with its outcome."""
+    if params.get("name") not in asked.gateway.snapshot.catalogue.tools:
+        # It may be a server's that is just being started.
+        await asked.gateway.settled()
     link = params.get("requestState")
     logical = asked.links.find(asked.principal.id, link) if isinstance(link, str) else None
     try:
@@ -430,7 +437,7 @@ async def _live_rounds(
         requests = needed.get("inputRequests")
         again = {key: value for key, value in params.items() if key not in ("inputResponses", "requestState")}
         if isinstance(requests, dict) and requests:
-            answers = await caller.ask({key: one for key, one in requests.items() if isinstance(one, dict)})
+            answers = await caller.ask({key: _handshake(one) for key, one in requests.items() if isinstance(one, dict)})
             for key, one in answers.items():
                 if "error" in one:
                     said = one["error"].get("message")
@@ -449,3 +456,11 @@ async def _live_rounds(
         needed = further
     words = f"The tool server needed input more than {MAX_ROUNDS} times"
     return partial(wire.error, code=INTERNAL_ERROR, message=words)
+
+
+def _handshake(request: dict[str, Any]) -> dict[str, Any]:
+    """A modern server's question as the handshake era has it: one that sends the user to a URL has an id there."""
+    params = request.get("params")
+    if request.get("method") != "elicitation/create" or not isinstance(params, dict) or params.get("mode") != "url":
+        return request
+    return {**request, "params": {"elicitationId": new_id(), **params}}

@@ -67,7 +67,7 @@ class Lists:
         if modern:
             result.update(
                 resultType="complete",
-                ttlMs=self._settings.list_ttl_ms,
+                ttlMs=self._ttl_ms(view),
                 cacheScope=self._scope(view),
                 _meta={SERVER_KEY: self.server_info},
             )
@@ -86,7 +86,7 @@ class Lists:
             "resultType": "complete",
             "supportedVersions": list(MODERN_VERSIONS),
             "capabilities": self.capabilities(view),
-            "ttlMs": self._settings.list_ttl_ms,
+            "ttlMs": self._ttl_ms(view),
             "cacheScope": self._scope(view),
             "_meta": {SERVER_KEY: self.server_info},
         }
@@ -135,7 +135,13 @@ class Lists:
 
     def instructions(self, view: View) -> str:
         """What the configuration says, and what the servers say that the principal may use."""
-        return self._gateway.snapshot.instructions
+        snapshot = self._gateway.snapshot
+        parts = [snapshot.instructions] if snapshot.instructions else []
+        for name in view.servers:
+            server = snapshot.catalogue.servers.get(name)
+            if server is not None and server.instructions:
+                parts.append(f"[{name}]\n{server.instructions}")
+        return "\n\n".join(parts)
 
     def _entries(self, method: str, view: View) -> Sequence[Entry]:
         match method:
@@ -147,6 +153,13 @@ class Lists:
                 return tuple(view.resources.values())
             case _:
                 return view.templates
+
+    def _ttl_ms(self, view: View) -> int:
+        """Nothing may be kept while a server is away: it may be back at any moment, and its tools with it."""
+        servers = self._gateway.snapshot.catalogue.servers
+        if all(servers[name].available for name in view.servers if name in servers):
+            return self._settings.list_ttl_ms
+        return 0
 
     def _scope(self, view: View) -> str:
         """`public` only where there is one principal and nothing is hidden from it."""

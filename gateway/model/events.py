@@ -111,6 +111,16 @@ class RootsChanged(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogLevelSet(Event):
+    """A session's client said which log messages it wants (`logging/setLevel`)."""
+
+    name: ClassVar[str] = "log_level.set"
+    session_id: str
+    principal: str
+    level: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthenticationRefused(Event):
     """A request with no, or a wrong, key."""
 

@@ -134,7 +134,7 @@ class Snapshot:
     shadow: "PolicyEngine | None" = None
     """Another policy, judged beside the live one and recorded (`[policy] shadow`); it decides nothing."""
     instructions: str = ""
-    """Towards agents: the configuration's own and the tool servers'."""
+    """The configuration's own, towards agents; the edge adds those of the tool servers that the agent may use."""
     tool_names: str = "{server}__{tool}"
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Typed sections that stages were built with (quotas, interrupts, ...), by the stage's name."""
