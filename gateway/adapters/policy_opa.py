@@ -190,7 +190,7 @@ async def _push(client: AsyncOpaClient, files: "PolicyFiles", place: str) -> Non
             for key, document in files.data.items():
                 await client.update_or_create_data(_document(key, document), quote(key, safe=""))
             try:
-                await _replace(client, before, {_PUSHED + name: text for name, text in files.modules.items()})
+                await _replace(client, before, {_pushed(name): text for name, text in files.modules.items()})
             except _Refused:
                 left = {name: text for name, text in (await _policies(client)).items() if name.startswith(_PUSHED)}
                 await _replace(client, left, before)
@@ -212,6 +212,11 @@ async def _replace(client: AsyncOpaClient, old: Mapping[str, str], new: Mapping[
 
     await _each(sorted(old, key=lambda name: not _DECIDES.search(old[name])), delete)
     await _each(sorted(new, key=lambda name: bool(_DECIDES.search(new[name]))), put)
+
+
+def _pushed(name: str) -> str:
+    """What a module is called in the server. (OPA redirects from paths that are not clean.)"""
+    return _PUSHED + "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
 
 
 _DECIDES = re.compile(r"^\s*(default\s+)?decision\b", re.MULTILINE)

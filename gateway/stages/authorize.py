@@ -49,6 +49,7 @@ from gateway.decide.policy import (
 )
 from gateway.model.call import Call, HoldReason, Method, Obligation
 from gateway.model.errors import PolicyEvaluationError, PolicyTimeout, PolicyUnavailable
+from gateway.model.events import CallEnded, Event
 from gateway.model.refusal import Code
 from gateway.model.verdict import Completed, Failed, Held, Outcome, Proceed, Refuse, Refused, Verdict
 from gateway.ports import UNDEFINED, PolicyEngine, Settlement
@@ -104,8 +105,13 @@ class RecentCalls:
                 self._calls.popitem(last=False)
         else:
             self._calls.move_to_end(call.session_id)
-        tool = f"{call.server}/{call.name}"
+        tool = f"{call.server}/{call.name}" if call.server else call.target
         calls.append({"tool": tool, "outcome": said[0], "code": said[1], "time": rfc3339(call.time_ns)})
+
+    def hear(self, event: Event) -> None:
+        """Note the calls that ended before they reached the policy, which the stage itself does not see."""
+        if isinstance(event, CallEnded) and not any(step.stage == Authorize.name for step in event.steps):
+            self.note(event.call, event.outcome)
 
     def forget(self, session_id: str) -> None:
         """The session has ended."""
@@ -135,8 +141,8 @@ class Authorize:
 
     Args:
         timeout_seconds: how long an engine may take for one answer, now (`[policy] timeout_seconds`).
-        recent: what the sessions did last. This stage notes every call that reached it; calls that ended before it may be
-            noted by the caller.
+        recent: what the sessions did last. This stage notes every call that reaches it, before the call is answered; it
+            hears of the others by `RecentCalls.hear`.
     """
 
     name = "authorize"

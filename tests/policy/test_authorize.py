@@ -8,8 +8,9 @@ import pytest
 
 from gateway.model.call import Call, HoldReason, Method, Obligation, TargetType
 from gateway.model.errors import PolicyEvaluationError, PolicyTimeout, PolicyUnavailable
+from gateway.model.events import CallEnded
 from gateway.model.refusal import Code
-from gateway.model.verdict import Completed, Failed, Held, Proceed, Refuse, Refused, executed
+from gateway.model.verdict import Completed, Failed, Held, Proceed, Refuse, Refused, Step, executed
 from gateway.ports import UNDEFINED
 from gateway.stages.authorize import Authorize, RecentCalls
 from tests.building import call, snapshot, tool
@@ -342,6 +343,26 @@ async def test_a_refusal_by_the_policy_is_a_recent_call() -> None:
     await stage.admit(asked(engine))
     await stage.admit(asked(engine))
     assert [item["code"] for item in engine.questions[-1]["context"]["recent"]] == ["policy.denied"]
+
+
+def test_calls_that_ended_before_the_policy_are_recent_too_and_ended_sessions_forgotten() -> None:
+    recent = RecentCalls()
+    one, unknown = asked(Scripted(True)), asked(Scripted(True), server="", name="", target="db__nothing")
+
+    def ended(call: Call, code: Code, *stages: str) -> CallEnded:
+        steps = tuple(Step(stage=stage, verdict="proceed", elapsed_us=1) for stage in stages)
+        outcome = Refused(stage=stages[-1], code=code, message="")
+        return CallEnded(at=1, call=call, outcome=outcome, steps=steps, elapsed_seconds=0, started_ns=0)
+
+    recent.hear(ended(one, Code.SCHEMA_INVALID, "resolve", "interrupt", "validate"))
+    recent.hear(ended(one, Code.QUOTA_EXHAUSTED, "resolve", "interrupt", "validate", "authorize", "quota"))
+    recent.hear(ended(unknown, Code.REQUEST_INVALID, "resolve"))
+    assert [(item["tool"], item["code"]) for item in recent.of("session-1")] == [
+        ("db/query", "schema.invalid"),
+        ("db__nothing", "request.invalid"),
+    ]
+    recent.forget("session-1")
+    assert recent.of("session-1") == ()
 
 
 def test_the_longest_idle_session_is_forgotten_first() -> None:

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.adapters.policy_embedded import EmbeddedPolicy
-from gateway.adapters.policy_files import PolicyFiles, compile_files, revision_of
+from gateway.adapters.policy_files import PolicyFiles, compile_files, read_policies, revision_of
 from gateway.adapters.policy_opa import opa_policy
 from gateway.decide.policy import Denied, interpret, question
+from gateway.model.call import Principal, Risk
 from gateway.model.errors import PolicyEvaluationError, PolicyTimeout
 from gateway.ports import UNDEFINED, PolicyEngine
 from tests.building import call, tool
@@ -231,6 +232,80 @@ async def test_visible_that_fails_or_is_no_boolean_is_an_error(engines: Engines,
 async def test_visible_without_a_rule_hides_nothing(engines: Engines) -> None:
     async with engines({"a.rego": BASE}) as engine:
         assert list(await engine.visible([asking()])) == [None]
+
+
+# --- both at once ---
+
+TEXTS = st.sampled_from(
+    [
+        "read",
+        "write",
+        "external",
+        "db/query",
+        "bank/transfer",
+        "git/git_commit",
+        "crm",
+        "/srv/docs/a",
+        "/srv/../etc",
+        "",
+    ]
+) | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+AMOUNTS = st.sampled_from([0, 1, 100, 1000, 1000.01, 50000, 50000.01, 2**63, -1]) | st.floats(-1e6, 1e6)
+ARGUMENTS = st.dictionaries(
+    st.sampled_from(["path", "repo_path", "sql", "amount", "limit", "password", "other"]),
+    TEXTS | AMOUNTS | st.sampled_from(["SELECT 1", "select a; drop b", "Insert"]) | VALUES,
+    max_size=4,
+)
+CALLS = st.fixed_dictionaries(
+    {
+        "roles": st.lists(st.sampled_from(["local", "reader", "writer", "payer", "finance", "x"]), max_size=3),
+        "id": st.sampled_from(["claude", "reporter", "someone"]),
+        "server": st.sampled_from(["db", "bank", "git", "crm", "mail", "ci"]),
+        "name": st.sampled_from(["query", "transfer", "git_commit", "git_diff", "send_report", "release"]),
+        "risk": st.sampled_from(list(Risk)),
+        "method": st.sampled_from(["tools/call", "resources/read", "prompts/get", "tasks/get"]),
+        "time_ns": st.integers(1_795_000_000 * 10**9, 1_796_000_000 * 10**9),
+        "arguments": ARGUMENTS,
+        "recent": st.lists(st.sampled_from(["git/git_diff", "git/git_commit", "db/query"]), max_size=4),
+    }
+)
+
+
+@pytest.mark.rule("policy.engines-agree")
+def test_both_engines_decide_alike_on_the_shipped_policies_and_the_whole_cookbook(opa_url: str) -> None:
+    root = Path(__file__).parents[2]
+    examples = sorted(path for path in (root / "docs" / "policies").iterdir() if path.is_dir())
+    files = read_policies(root / "policies", *examples)
+    here = EmbeddedPolicy(files, compile_files(files))
+
+    async def said(engine: PolicyEngine, asked: Mapping[str, Any]) -> str:
+        try:
+            answer = await engine.decide(asked, timeout_seconds=10)
+        except PolicyEvaluationError:
+            return "error"
+        return "undefined" if answer is UNDEFINED else json.dumps(answer, sort_keys=True)
+
+    async def compare(made: Mapping[str, Any]) -> None:
+        entry = tool(made["name"], made["server"], risk=made["risk"])
+        recent = [{"tool": one, "outcome": "completed", "code": None, "time": ""} for one in made["recent"]]
+        principal = Principal(id=made["id"], roles=tuple(made["roles"]))
+        one = call(entry, made["arguments"], principal=principal, method=made["method"], time_ns=made["time_ns"])
+        asked = question(one, recent)
+        async with opa_policy(opa_url) as there:
+            assert await said(here, asked) == await said(there, asked)
+            assert await here.visible([asked]) == await there.visible([asked])
+
+    async def push() -> None:
+        async with opa_policy(opa_url, push=files):
+            pass
+
+    @settings(max_examples=150, deadline=None)
+    @given(CALLS)
+    def agree(made: Mapping[str, Any]) -> None:
+        anyio.run(compare, made)
+
+    anyio.run(push)
+    agree()
 
 
 # --- the embedded engine alone ---
