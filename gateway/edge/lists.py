@@ -72,7 +72,7 @@ class Lists:
                 _meta={SERVER_KEY: self.server_info},
             )
         text = orjson.dumps(result)
-        if cursor is None:
+        if cursor is None and result.get("ttlMs") != 0:
             self._cached[key] = (view, text)
             self._cached.move_to_end(key)
             while len(self._cached) > MAX_CACHED:

@@ -43,6 +43,7 @@ from gateway.servers.link import (
     ASKS,
     CLOSE_SECONDS,
     IDENTITY,
+    LOG_LEVELS,
     Era,
     Link,
     LinkKey,
@@ -59,7 +60,7 @@ logger = logging.getLogger("gateway.servers")
 
 CONTROL: Final = LinkKey(isolation="shared", control=True)
 
-FIRST_LOOK_SECONDS: Final = 5.0
+FIRST_LOOK_SECONDS: Final = 10.0
 """How long who asks for a list right after the start waits for a server that was not reached yet."""
 
 FIRST_PAUSE_SECONDS: Final = 0.5
@@ -81,8 +82,6 @@ CONTROL_CAPABILITIES: Final[Mapping[str, Any]] = {
     "elicitation": {"form": {}, "url": {}},
 }
 """What the gateway's own link declares, so that a server that lists by capability lists everything."""
-
-LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +246,7 @@ class ToolServer:
             except (StartError, RequestFailed, NoRoom, wire.Garbage) as error:
                 failures += 1
                 self._set_unavailable(str(error))
+                self._doubt_era()
                 self.looked.set()
             else:
                 self._rebuild(available=True, reason="")
@@ -261,6 +261,14 @@ class ToolServer:
             pause = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10))
             with anyio.move_on_after(self._chance.uniform(pause / 2, pause)):
                 await self._dirty.wait()
+
+    def _doubt_era(self) -> None:
+        """A server without connections that cannot be asked may have become one with them: find out again."""
+        slot = self._slots.get(CONTROL)
+        if slot is not None and slot.link is not None and slot.link.open and slot.link.transport.stateless:
+            del self._slots[CONTROL]
+            self._era = self._around.era
+            self._retire(slot.link, "it could not be asked")
 
     async def _lister(self) -> Link:
         """The link over which lists are read: the gateway's own, or one that serves as well."""
@@ -315,10 +323,12 @@ class ToolServer:
         isolation = self.settings.isolation
         if isolation == "shared":
             return CONTROL
+        owner = call.session_id if isolation == "session" else call.principal.id
+        if self._era == "modern":
+            return LinkKey(isolation=isolation, owner=owner)
         # Of 2026-07-28 a client may say with each request what it can, but a legacy server is told once, at the start.
         told = permitted_capabilities(call.client.capabilities, self.settings)
         digest = orjson.dumps(told, option=orjson.OPT_SORT_KEYS, default=wire.plain).decode()
-        owner = call.session_id if isolation == "session" else call.principal.id
         return LinkKey(isolation=isolation, owner=owner, capabilities=digest)
 
     async def _link(self, call: Call, deadline: float, *, first: bool) -> Link:
@@ -329,22 +339,20 @@ class ToolServer:
             NoRoom: there may be no more of them.
             TimeoutError: not before the deadline.
         """
-        if self._era is None and self.settings.transport == "http":
-            # Whether there are connections to keep apart is known once the era is.
-            control = self._slots.get(CONTROL)
-            if control is None or control.link is None or not control.link.open:
-                capabilities = permitted_capabilities(CONTROL_CAPABILITIES, self.settings)
-                async with asyncio.timeout_at(deadline):
-                    await self._opened(self._slot(CONTROL, capabilities, IDENTITY))
+        loop = asyncio.get_running_loop()
+        if first and self.settings.transport == "stdio" and loop.time() - self._failed_at < FAIL_FAST_SECONDS:
+            raise StartError(self._failure, permanent=True)
+        if self._era is None:
+            # What there is to keep apart is known once the era is.
+            capabilities = permitted_capabilities(CONTROL_CAPABILITIES, self.settings)
+            async with asyncio.timeout_at(deadline):
+                self._era = (await self._opened(self._slot(CONTROL, capabilities, IDENTITY))).era
         key = self._key(call)
         slot = self._slots.get(key)
         if slot is not None and slot.link is not None and slot.link.open:
             return slot.link
         if slot is None and (adopted := self._adopt(key)) is not None:
             return adopted
-        loop = asyncio.get_running_loop()
-        if first and self.settings.transport == "stdio" and loop.time() - self._failed_at < FAIL_FAST_SECONDS:
-            raise StartError(self._failure, permanent=True)
         if key == CONTROL:
             capabilities, client = permitted_capabilities(CONTROL_CAPABILITIES, self.settings), IDENTITY
         else:
@@ -402,6 +410,7 @@ class ToolServer:
                 if isinstance(failure, StartError) and failure.permanent:
                     break
             if not slot.opened.done():
+                self._era = self._around.era  # it may speak another one now
                 self._failed_at = asyncio.get_running_loop().time()
                 self._failure = str(failure)
         finally:
@@ -549,6 +558,8 @@ class ToolServer:
         if isinstance(ending, Unanswered):
             if ending.forgotten:
                 self._renew(link, ending)
+            elif ending.status in (400, 404, 405):
+                self._dirty.set()
             elif ending.code is Code.SERVER_UNAVAILABLE and ending.status is None:
                 if not link.transport.stateless:
                     link.lost(ending.reason)
@@ -629,6 +640,17 @@ class ToolServer:
             link.unsubscribe(session_id, uri)
         for subscriptions in self._orphaned.values():
             subscriptions.get(uri, set()).discard(session_id)
+
+    def roots_changed(self, session_id: str) -> None:
+        """Tell the legacy server that has this session's client to itself."""
+        for link in self._links():
+            if (
+                self._tasks is not None
+                and link.open
+                and link.key.isolation == "session"
+                and link.key.owner == session_id
+            ):
+                self._tasks.start_soon(link.roots_changed)
 
     def log_level_changed(self, session_id: str) -> None:
         """Tell the legacy server behind this session's link."""
