@@ -1,10 +1,11 @@
 """What the configuration amounts to: defaults, servers and tools resolved into one effective, frozen value each."""
 
 import hashlib
-from collections.abc import Mapping
+import hmac
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from gateway.config.document import Document, GatewayTable, ListenTable
 from gateway.config.secrets import Secret
@@ -252,15 +253,24 @@ class Configuration:
         return self.document.listen
 
     def agent_for_key(self, key: str) -> AgentSettings | None:
-        """The agent whose key this is, or None. Without `[agents]` no key opens anything."""
-        digest = key_digest(key)
-        # A lookup by digest leaks nothing useful through its time: the digest of a guess says nothing about the key.
-        return next((agent for agent in self.agents.values() if agent.key_sha256 == digest), None)
+        """The agent whose key this is, or None. Without `[agents]` no key opens anything. Constant time in the key."""
+        return _owner_of_key(self.agents.values(), key)
 
     def operator_for_key(self, key: str) -> OperatorSettings | None:
-        """The operator whose key this is, or None."""
-        digest = key_digest(key)
-        return next((operator for operator in self.operators.values() if operator.key_sha256 == digest), None)
+        """The operator whose key this is, or None. Constant time in the key."""
+        return _owner_of_key(self.operators.values(), key)
+
+
+_Owner = TypeVar("_Owner", AgentSettings, OperatorSettings)
+
+
+def _owner_of_key(owners: Iterable[_Owner], key: str) -> _Owner | None:
+    digest = key_digest(key)
+    found: _Owner | None = None
+    for owner in owners:
+        if owner.key_sha256 is not None and hmac.compare_digest(owner.key_sha256, digest):
+            found = owner
+    return found
 
 
 def key_digest(key: str) -> str:
