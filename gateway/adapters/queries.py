@@ -4,6 +4,7 @@ A command opens the store by `sqlite.read_only`; the gateway itself runs these b
 read by keyset (`before` or `after` a `seq`), so that the millionth page costs what the first does.
 """
 
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -264,7 +265,8 @@ class ChainVerifier:
         self._first = self._last = 0
         self._prev = FIRST_PREV
         self._records = self._payloads = self._erased = 0
-        self._body: Any = None
+        self._type = b""
+        self._commitments: dict[str, dict[str, Any]] = {}
         self._unseen: set[str] = set()
         self._fault: Fault | None = None
 
@@ -272,12 +274,16 @@ class ChainVerifier:
         """The next record. False where it does not fit (`result` says why)."""
         self._erased += len(self._unseen)
         expected = self._last + 1
-        try:
-            fields = orjson.loads(data)
-            version, own, prev, writer = fields["version"], fields["seq"], fields["prev"], fields["writer"]
-            self._body = fields["body"]
-        except (ValueError, KeyError, TypeError):
-            return self._fail(seq or expected, "it is no record")
+        if (head := _HEAD.match(data)) is not None:
+            version, writer, own, prev = int(head[1]), head[3].decode(), int(head[4]), head[5].decode()
+            self._type = head[2]
+        else:
+            try:
+                fields = orjson.loads(data)
+                version, own, prev, writer = fields["version"], fields["seq"], fields["prev"], fields["writer"]
+                self._type = str(fields["type"]).encode()
+            except (ValueError, KeyError, TypeError):
+                return self._fail(seq or expected, "it is no record")
         if not isinstance(version, int) or version > RECORD_VERSION:
             return self._fail(seq or expected, f"its version {version} is newer than this gateway knows")
         if self._records == 0:
@@ -295,19 +301,18 @@ class ChainVerifier:
             return self._fail(seq, f"it says that it is record {own}")
         self._last, self._prev = own, records.digest(data)
         self._records += 1
-        self._unseen = {
-            role
-            for role, commitment in self._commitments().items()
-            if self._counted and isinstance(commitment, dict) and commitment.get("kept") == "whole"
-        }
+        self._unseen = set()
+        if self._counted and self._type == b"call":
+            self._commitments = _commitments(data)
+            self._unseen = {role for role, found in self._commitments.items() if found.get("kept") == "whole"}
         return True
 
     def payload(self, role: str, salt: bytes, data: bytes, seq: int | None = None) -> bool:
         """A payload of the record that was added last. False where it is not what the record says."""
         if seq is not None and seq != self._last:
             return self._fail(seq, f"its {role} stands behind record {self._last}")
-        commitment = self._commitments().get(role)
-        if not isinstance(commitment, dict) or commitment.get("sha256") != records.digest(salt + data):
+        commitment = self._commitments.get(role)
+        if commitment is None or commitment.get("sha256") != records.digest(salt + data):
             return self._fail(self._last, f"its {role} is not what the record says")
         self._unseen.discard(role)
         self._payloads += 1
@@ -330,20 +335,27 @@ class ChainVerifier:
             fault=self._fault,
         )
 
-    def _commitments(self) -> dict[str, Any]:
-        body = self._body
-        if not isinstance(body, dict) or not isinstance(body.get("command"), dict):
-            return {}
-        return {
-            "request": body["command"].get("request"),
-            "response": body.get("response"),
-            "exchange": body.get("exchange"),
-        }
-
     def _fail(self, seq: int, reason: str) -> bool:
         self._fault = Fault(seq=seq, reason=reason)
         self._unseen = set()
         return False
+
+
+_HEAD = re.compile(
+    rb'\{"version":([0-9]{1,9}),"type":"([a-z.]+)","writer":"([^"\\]*)","seq":([0-9]{1,18}),"at":[0-9.]+,'
+    rb'"prev":"([0-9a-f]{64})","body":'
+)
+"""A record's beginning as `records.chained` writes it: enough to check the chain without parsing the whole."""
+
+
+def _commitments(data: bytes) -> dict[str, dict[str, Any]]:
+    """What a call's record says of its payloads, by role."""
+    try:
+        body = orjson.loads(data)["body"]
+        found = {"request": body["command"].get("request"), **{role: body.get(role) for role in records.ROLES[1:]}}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {role: commitment for role, commitment in found.items() if isinstance(commitment, dict)}
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
