@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.model.refusal import Code
-from gateway.servers.wire import Envelope
+from gateway.servers.wire import Envelope, Unset
 
 MAX_WAITING = 1000
+MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Messages of one exchange that wait to be handled; a server that floods loses the rest (counted)."""
 
 Ran = Literal["no", "unknown", "yes"]
@@ -61,6 +62,7 @@ class Exchange:
         "_remaining",
         "_timer",
         "_waiter",
+        "_waiting_bytes",
         "dropped",
         "ending",
         "identifier",
@@ -75,6 +77,7 @@ class Exchange:
         self._messages: deque[Envelope] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._waiting_bytes = 0
         self._pauses = 0
         self._remaining: float | None = None
         self._loop = asyncio.get_running_loop()
@@ -85,9 +88,11 @@ class Exchange:
         """A notification or request of the server that belongs to this exchange."""
         if self.ending is not None:
             return
-        if len(self._messages) >= MAX_WAITING:
+        size = 0 if isinstance(message.params, Unset) else len(memoryview(message.params))
+        if len(self._messages) >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
             self.dropped += 1
             return
+        self._waiting_bytes += size
         self._messages.append(message)
         self._wake()
 
@@ -129,7 +134,10 @@ class Exchange:
         """The next message to handle, or None once there is an ending and nothing before it is left."""
         while True:
             if self._messages:
-                return self._messages.popleft()
+                message = self._messages.popleft()
+                if not isinstance(message.params, Unset):
+                    self._waiting_bytes -= len(memoryview(message.params))
+                return message
             if self.ending is not None:
                 return None
             self._waiter = self._loop.create_future()

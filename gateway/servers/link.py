@@ -14,6 +14,7 @@ What cannot be attributed is refused and logged, never given to somebody who mig
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import re
@@ -56,11 +57,18 @@ CANCEL_SECONDS: Final = 5.0
 MAX_MOVES: Final = 4
 """How often a server may move within its host before it has to answer."""
 
+GIVE_UP_SECONDS: Final = 1.0
+"""Between telling a server that a call took too long and closing the stream of its answer."""
+
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 8.0
 HOUSEKEEPING_SECONDS: Final = 30.0
 MAX_HOUSEKEEPING_BYTES: Final = 16 * 1024 * 1024
 MAX_OUTSIDE: Final = 1000
+MAX_OUTSIDE_BYTES: Final = 1024 * 1024
+MAX_RECORDED: Final = 1000
+"""Notifications of one call that are kept for its record; all are relayed."""
+
 MAX_REMEMBERED: Final = 4096
 """Request heads and marked arguments that are kept from one call to the next."""
 
@@ -75,6 +83,8 @@ ASKS: Final[Mapping[str, Literal["roots", "elicitation", "sampling"]]] = {
     "sampling/createMessage": "sampling",
 }
 """What a tool server may ask of a client, and the name of it in `asks`."""
+
+LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,18})')
 
@@ -245,6 +255,10 @@ class Link:
             self.ended = reason
         self._stopping.set()
 
+    def missed(self) -> None:
+        if self.listens:
+            self._changed("")
+
     def lost(self, reason: str) -> None:
         if self.ended is None:
             self.ended = reason
@@ -395,7 +409,7 @@ class Link:
     def _done(self, exchange: Exchange) -> None:
         exchange.finish(Unanswered(Code.SERVER_TIMEOUT, "nobody waits any more", "unknown"))
         self.in_flight.pop(exchange.identifier, None)
-        self.transport.forget(exchange)
+        self.transport.drop(exchange)
 
     async def set_log_level(self, level: str) -> None:
         """Tell a legacy server which messages the session behind it wants; a modern one is told with each request."""
@@ -415,6 +429,8 @@ class Link:
         """
         if call.method == Method.SUBSCRIBE and self.era == "modern":
             return await self._subscribe_by_listening(call.session_id, call.name, deadline)
+        if self.era == "legacy" and caller.log_level in LOG_LEVELS:
+            await self._agree_on_level(caller.log_level)
         entry = call.entry
         assert entry is not None
         loop = asyncio.get_running_loop()
@@ -451,6 +467,10 @@ class Link:
                 raise
         finally:
             exchange.expire_at(None)
+            if not isinstance(exchange.ending, Answered) and (
+                self.transport.stateless or not _timed_out(exchange.ending)
+            ):
+                self.transport.drop(exchange)
             self.in_flight.pop(identifier, None)
             self.calls.pop(identifier, None)
             if not self.calls:
@@ -459,13 +479,27 @@ class Link:
         ending = exchange.ending
         assert ending is not None
         if isinstance(ending, Unanswered):
-            if ending.code is Code.SERVER_TIMEOUT and not self.transport.forget(exchange):
-                self._spawn(partial(self._tell_cancelled, identifier, "it took too long"))
+            if _timed_out(ending) and not self.transport.stateless:
+                self._spawn(partial(self._give_up, exchange))
         elif call.method == Method.SUBSCRIBE and ending.result is not None:
             self.subscriptions.setdefault(call.name, set()).add(call.session_id)
         if exchange.dropped:
             logger.warning("%s: %d messages of one call were dropped", self.settings.name, exchange.dropped)
         return ending
+
+    async def _agree_on_level(self, wanted: str) -> None:
+        """A legacy server knows one level a connection: this client's own, or the lowest that anybody behind it wants."""
+        now = self._log_level
+        if now == wanted or "logging" not in self.server_capabilities:
+            return
+        if now is None or self.key.isolation == "session" or LOG_LEVELS.index(wanted) < LOG_LEVELS.index(now):
+            await self.set_log_level(wanted)
+
+    async def roots_changed(self) -> None:
+        """The client behind this connection has other roots now."""
+        if self.era == "legacy":
+            with contextlib.suppress(NotSent):
+                await self.transport.send(wire.notification("notifications/roots/list_changed", {}), None)
 
     async def _serve(self, exchange: Exchange, call: Call, caller: Caller, attempt: Attempt) -> None:
         """Relay notifications in order and put requests to the client, until the exchange has ended."""
@@ -486,7 +520,8 @@ class Link:
 
     async def _relay(self, message: Envelope, caller: Caller, attempt: Attempt) -> None:
         method, params = _notification(message)
-        attempt.notifications.append({"method": method, "params": params})
+        if len(attempt.notifications) < MAX_RECORDED:
+            attempt.notifications.append({"method": method, "params": params})
         await caller.notify(method, params)
 
     async def _ask(self, message: Envelope, exchange: Exchange, call: Call, caller: Caller, attempt: Attempt) -> None:
@@ -494,6 +529,8 @@ class Link:
         method, params = _notification(message)
         identifier = message.id
         if method == "elicitation/create" and isinstance(elicitation := params.get("elicitationId"), str):
+            if len(self._elicitations) >= MAX_REMEMBERED:
+                self._elicitations.clear()
             self._elicitations[elicitation] = call.session_id
         exchange.pause()
         try:
@@ -516,12 +553,18 @@ class Link:
     async def _cancel(self, exchange: Exchange) -> Ending | None:
         """Tell the server that nobody wants the answer any more; what it answers all the same, within the grace period."""
         with anyio.CancelScope(shield=True):
-            if exchange.ending is None and not self.transport.forget(exchange):
+            if exchange.ending is None and not self.transport.stateless:
                 exchange.expire_at(None)
                 with anyio.move_on_after(CANCEL_SECONDS):
                     await self._tell_cancelled(exchange.identifier, "the client cancelled the request")
                     await self._drain(exchange)
         return exchange.ending
+
+    async def _give_up(self, exchange: Exchange) -> None:
+        """Tell the server that its answer would come too late; only then close what it would come on."""
+        await self._tell_cancelled(exchange.identifier, "it took too long")
+        await asyncio.sleep(GIVE_UP_SECONDS)
+        self.transport.drop(exchange)
 
     async def _tell_cancelled(self, identifier: int, reason: str) -> None:
         try:
@@ -715,7 +758,10 @@ class Link:
     # --- messages outside calls ---
 
     def _put_outside(self, message: Envelope) -> None:
+        size = 0 if isinstance(message.params, Unset) else len(memoryview(message.params))
         try:
+            if size > MAX_OUTSIDE_BYTES:
+                raise asyncio.QueueFull
             self._messages.put_nowait(_notification(message))
         except asyncio.QueueFull:
             logger.warning("%s: it sends more messages than can be delivered; some were dropped", self.settings.name)
@@ -841,7 +887,8 @@ class Link:
             finally:
                 self._listening = None
                 self.in_flight.pop(exchange.identifier, None)
-                if not self.transport.forget(exchange):
+                self.transport.drop(exchange)
+                if not self.transport.stateless:
                     self._spawn(partial(self._tell_cancelled, exchange.identifier, "listening begins anew"))
             if self._listen_again.is_set():
                 first = True  # our own doing: nothing was missed that matters to the catalogue
@@ -910,6 +957,10 @@ def _ending(message: Envelope, max_result_bytes: int) -> Ending:
     if result[:1] != b"{":
         return Unanswered(Code.SERVER_LOST, "its result is no JSON object", "unknown")
     return Answered(result=result)
+
+
+def _timed_out(ending: Ending | None) -> bool:
+    return isinstance(ending, Unanswered) and ending.code is Code.SERVER_TIMEOUT
 
 
 def _too_large(limit: int) -> Unanswered:

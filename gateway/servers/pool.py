@@ -16,8 +16,8 @@ from gateway.model.snapshot import ServerCatalogue
 from gateway.model.verdict import Failed, Outcome
 from gateway.ports import Attempt, Caller, SessionLookup
 from gateway.servers.http1 import HttpClient
-from gateway.servers.link import Era, Link
-from gateway.servers.server import LOG_LEVELS, ServerState, Surroundings, ToolServer
+from gateway.servers.link import LOG_LEVELS, Era, Link
+from gateway.servers.server import ServerState, Surroundings, ToolServer
 from gateway.servers.stdio import Watchdog
 from gateway.servers.wire import SUBSCRIPTION_KEY
 
@@ -176,6 +176,11 @@ class ToolServers:
         self._around.log_levels[session_id] = level
         for server in self._servers.values():
             server.log_level_changed(session_id)
+
+    def roots_changed(self, session_id: str) -> None:
+        """The session's client said `notifications/roots/list_changed`: tell legacy servers that know its roots."""
+        for server in self._servers.values():
+            server.roots_changed(session_id)
 
     def unsubscribe(self, session_id: str, uri: str) -> None:
         """The session does not want to hear of changes of this resource any more."""

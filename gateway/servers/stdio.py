@@ -191,8 +191,8 @@ class Stdio(asyncio.SubprocessProtocol):
             attempt.sent = True
         pipe.write(data + b"\n")
 
-    def forget(self, exchange: Exchange) -> bool:
-        return False
+    def drop(self, exchange: Exchange) -> None:
+        pass
 
     async def close(self) -> None:
         process, group = self._process, self.pid

@@ -37,6 +37,9 @@ LINGER_SECONDS: Final = 2.0
 RECONNECT_SECONDS: Final = 1.0
 MAX_RECONNECT_SECONDS: Final = 30.0
 CLOSE_SECONDS: Final = 2.0
+ACCEPT_SECONDS: Final = 30.0
+"""How long a server may take to accept a message that has no answer."""
+
 MESSAGE_OVERHEAD: Final = 65_536
 """What a message may be larger than the result in it."""
 
@@ -301,13 +304,12 @@ class StreamableHttp:
         if attempt is not None:
             attempt.sent = True
         connection.send(whole, answer)
+        if exchange is None:
+            asyncio.get_running_loop().call_later(ACCEPT_SECONDS, connection.abandon, answer)
 
-    def forget(self, exchange: Exchange) -> bool:
-        answer = self.answers.pop(exchange.identifier, None)
-        if answer is None or not self.stateless:
-            return False
-        answer.connection.abandon(answer)
-        return True
+    def drop(self, exchange: Exchange) -> None:
+        if (answer := self.answers.pop(exchange.identifier, None)) is not None:
+            answer.connection.abandon(answer)
 
     async def close(self) -> None:
         for answer in list(self.answers.values()):
@@ -414,16 +416,23 @@ class StreamableHttp:
     async def _listen(self) -> None:
         event_id: str | None = None
         pause = RECONNECT_SECONDS
+        had_one = False
         while True:
             began = asyncio.get_running_loop().time()
             try:
                 stream = await self._get(lambda event: self._unrelated(event), event_id)
+                if had_one and event_id is None:
+                    self.receiver.missed()
                 await stream.ended()
             except ConnectError as error:
                 logger.debug("%s: no stream: %s", self._settings.name, error)
             else:
+                if had_one and stream.status == 404:
+                    self.receiver.lost("it does not know the session any more")
+                    return
                 if stream.status in (400, 404, 405, 406, 501):
                     return
+                had_one = had_one or stream.status == 200
                 event_id = stream.last_event_id or event_id
                 if stream.retry_seconds is not None:
                     pause = stream.retry_seconds
@@ -474,7 +483,6 @@ class OldSse:
         self._url: Url
         self._fixed = b""
         self._endpoint: asyncio.Future[str] | None = None
-        self._posted: set[Connection] = set()
 
     async def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -540,10 +548,12 @@ class OldSse:
         if attempt is not None:
             attempt.sent = True
         head = (b"POST ", self._url.target.encode("ascii"), self._fixed, b"content-type: application/json\r\n")
-        connection.send(b"".join((*head, b"content-length: %d\r\n\r\n" % len(data), data)), _Accepted(exchange))
+        accepted = _Accepted(exchange)
+        connection.send(b"".join((*head, b"content-length: %d\r\n\r\n" % len(data), data)), accepted)
+        asyncio.get_running_loop().call_later(ACCEPT_SECONDS, connection.abandon, accepted)
 
-    def forget(self, exchange: Exchange) -> bool:
-        return False
+    def drop(self, exchange: Exchange) -> None:
+        pass
 
     async def close(self) -> None:
         if self._stream is not None:

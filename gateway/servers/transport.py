@@ -38,6 +38,10 @@ class Receiver(Protocol):
         """A message beyond all bounds was thrown away: its first and last bytes."""
         ...
 
+    def missed(self) -> None:
+        """Messages outside any request may have been missed: their stream broke, and is there again."""
+        ...
+
     def lost(self, reason: str) -> None:
         """The connection is gone, and with it everything that waits on it."""
         ...
@@ -84,8 +88,11 @@ class Transport(Protocol):
         """
         ...
 
-    def forget(self, exchange: Exchange) -> bool:
-        """Nobody waits for this exchange any more. True if that alone told the server (its answer's stream is closed)."""
+    def drop(self, exchange: Exchange) -> None:
+        """Nobody waits for this exchange any more: close what is open for it alone.
+
+        A server without state takes that for a cancellation (2026-07-28 over HTTP); any other has to be told.
+        """
         ...
 
     async def close(self) -> None:
