@@ -5,6 +5,7 @@ deadline. Time and the seed of random builtins come from the question, so that t
 revision, has the same answer.
 """
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from gateway.ports import UNDEFINED
 from gateway.rego import UNDEFINED as NOT_DEFINED
 from gateway.rego import EvalError, Policy
 from gateway.rego.errors import CANCEL
+
+logger = logging.getLogger("gateway.adapters.policy_embedded")
 
 VISIBLE_SECONDS = 5.0
 """How long asking `visible` for all items of a list may take."""
@@ -68,6 +71,10 @@ class EmbeddedPolicy:
             if error.code == CANCEL:
                 raise PolicyTimeout(f"the policy did not answer in time ({error})") from None
             raise PolicyEvaluationError(str(error)) from None
+        except Exception as error:
+            # A fault of the engine itself, or no memory left: a denial like any other failure, and never an answer.
+            logger.exception("the policy engine failed")
+            raise PolicyEvaluationError(f"the engine failed: {type(error).__name__}: {error}") from error
         return UNDEFINED if answer is NOT_DEFINED else answer
 
 

@@ -89,7 +89,7 @@ def read_policies(*paths: Path, tests: bool = False, shown: Sequence[str] = ()) 
             root = name
             reader.bundle(path, name, "" if single else name)
         elif path.is_file():
-            reader.file(name, path.read_bytes(), ())
+            reader.file(name, path.read_bytes(), (), named=True)
         else:
             raise PolicyLoadError(
                 f"{name}: there is no such directory or bundle; `gateway init` writes policies to begin with"
@@ -179,8 +179,8 @@ class _Reader:
             if not owned("/".join(path)):
                 self.problems.append(f"{name}: data at {'/'.join(path)!r} is outside the bundle's roots {list(roots)}")
 
-    def file(self, name: str, content: bytes, mount: tuple[str, ...]) -> None:
-        """One file by its name; other kinds of files are passed over."""
+    def file(self, name: str, content: bytes, mount: tuple[str, ...], *, named: bool = False) -> None:
+        """One file by its name; other kinds of files are passed over. A data file that the user named may be called anything."""
         base = name.rsplit("/", 1)[-1]
         if base.endswith(".rego"):
             test = base.endswith("_test.rego")
@@ -192,7 +192,7 @@ class _Reader:
                 self.problems.append(f"{name}: not UTF-8: {error.reason} at byte {error.start}")
                 return
             (self.tests if test else self.modules)[name] = text.removeprefix("\ufeff")
-        elif base in _DATA_FILES:
+        elif base in _DATA_FILES or (named and base.endswith((".json", ".yaml", ".yml"))):
             try:
                 document = _parse_data(base, content)
             except ValueError as error:

@@ -322,6 +322,13 @@ async def test_time_and_chance_come_from_the_question_so_the_answer_comes_again(
         assert (await engine.decide(other, timeout_seconds=5))[1:] != first[1:]
 
 
+@pytest.mark.rule("policy.crash")
+async def test_a_fault_of_the_engine_itself_is_an_evaluation_error_and_never_an_answer() -> None:
+    async with embedded({"a.rego": "package gateway\ndecision := input.arguments.x < 1\n"}) as engine:
+        with pytest.raises(PolicyEvaluationError):
+            await engine.decide(asking(x=object()), timeout_seconds=1)
+
+
 @pytest.mark.rule("policy.visible-question")
 async def test_a_clock_in_visible_is_an_error_because_a_view_is_kept() -> None:
     from gateway.decide.policy import visibility_question

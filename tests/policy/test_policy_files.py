@@ -256,6 +256,11 @@ def test_the_revision_is_the_hash_of_modules_and_data_and_nothing_else(tmp_path:
     assert revision_of({"a": "x"}, {}) != revision_of({"a": "y"}, {}) != revision_of({}, {})
 
 
+def test_a_data_file_that_is_named_itself_loads_at_the_root_whatever_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "roles.json").write_text('{"roles": {"a": 1}}')
+    assert read_policies(ROOT / "policies", tmp_path / "roles.json").data == {"roles": {"a": 1}}
+
+
 def test_several_paths_are_merged(tmp_path: Path) -> None:
     shipped, mine = ROOT / "policies", write(tmp_path, mine_rego="package gateway\n\nallow if input.version == 2\n")
     files = read_policies(shipped, mine / "mine.rego")
