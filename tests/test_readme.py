@@ -129,7 +129,7 @@ def test_the_test_script_runs_tests() -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "test_every_rule" in done.stdout
+    assert "tests/test_manifest.py: 2" in done.stdout
 
 
 @pytest.mark.rule("readme.commands")
