@@ -68,7 +68,9 @@ def _commands(configuration: "Configuration") -> Iterator[Finding]:
             path = server.env["PATH"].reveal() if "PATH" in server.env else None
             resolved = find_command(server.command, path)
             if resolved is None:
-                yield Finding("failed", server.name, f"{server.command!r} is not found; install it, or write its absolute path")
+                yield Finding(
+                    "failed", server.name, f"{server.command!r} is not found; install it, or write its absolute path"
+                )
             else:
                 yield Finding("ok", server.name, resolved)
         if server.command is not None and not server.cwd.is_dir():
@@ -105,7 +107,11 @@ def _files(configuration: "Configuration") -> Iterator[Finding]:
         policies = configuration.policy.path
         decide += [policies, *sorted(policies.rglob("*.rego"))] if policies.is_dir() else [policies]
     for path in decide:
-        if path.exists() and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not path.stat().st_mode & stat.S_ISVTX:
+        if (
+            path.exists()
+            and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            and not path.stat().st_mode & stat.S_ISVTX
+        ):
             yield Finding("warning", "files", f"{path} may be changed by other users; chmod go-w {path}")
     secrets = configuration.directory / "secrets"
     private = [path for path in sorted(secrets.glob("*")) if path.name != ".gitignore"] if secrets.is_dir() else []

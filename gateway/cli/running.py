@@ -64,6 +64,7 @@ async def own_gateway(configuration: "Configuration", *, recorded: bool) -> Asyn
     from gateway.config import StoreSettings
 
     used = configuration if recorded else replace(configuration, store=StoreSettings(scheme="memory"))
+
     @asynccontextmanager
     async def built() -> AsyncIterator["Runtime"]:
         async with wiring.build(used, watch=False) as runtime:
