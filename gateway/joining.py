@@ -16,6 +16,7 @@ import logging
 import random
 import re
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -257,12 +258,11 @@ class ClientEnd:
         self.prelude: list[bytes] = []
         """Read before anything of the client's."""
 
-    async def pump(self, stop: anyio.Event | None) -> None:
+    async def pump(self, stop: anyio.Event) -> None:
         """Reads until the client closes its end, or `stop` is set."""
         with self._put:
             async with anyio.create_task_group() as tasks:
-                if stop is not None:
-                    tasks.start_soon(_end_with, stop, tasks.cancel_scope)
+                tasks.start_soon(_end_with, stop, tasks.cancel_scope)
                 with contextlib.suppress(OSError):
                     await self._pump()
                 tasks.cancel_scope.cancel()
@@ -318,10 +318,11 @@ async def attend(
     commands: Callable[[Built], Commands],
     read: Read,
     write: Write,
-    stop: anyio.Event | None = None,
     max_request_bytes: int = EdgeSettings().max_request_bytes,
 ) -> None:
     """Serve one client until it closes its end: as the store's owner, or through it, and from the one to the other.
+
+    SIGTERM and SIGINT end it as the client's closing does: calls come to their end, the store is closed in good order.
 
     Args:
         configuration: the configuration's file; every process on a store has to use the same one.
@@ -330,7 +331,6 @@ async def attend(
         build: makes the gateway, where this process becomes the owner; reads the configuration anew.
         commands: what the owner then does for commands.
         read, write: the client's messages (see `gateway.edge.stdio`).
-        stop: ends this as the client's closing of its end does.
 
     Raises:
         OwnerRefused: the owner does not take this agent, or another configuration owns the store.
@@ -338,6 +338,8 @@ async def attend(
         GatewayError: what `build` raises.
     """
     client = ClientEnd(read, write)
+    stop = anyio.Event()
+    handled = _signals_set(stop)
     pumping = asyncio.create_task(client.pump(stop), name="client")
     talk = Conversation()
     session_id = new_id()
@@ -372,9 +374,21 @@ async def attend(
     except BaseExceptionGroup as group:
         raise _alone(group) from group
     finally:
+        for number in handled:
+            asyncio.get_running_loop().remove_signal_handler(number)
         pumping.cancel()
         client.close()
         await asyncio.wait([pumping])
+
+
+def _signals_set(stop: anyio.Event) -> list[int]:
+    """Have the signals that end a process set the event; which ones, where this thread may say so."""
+    handled: list[int] = []
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            handled.append(number)
+    return handled
 
 
 def _hello(

@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
+import anyio.to_thread
 import orjson
 
 import gateway
@@ -49,7 +50,7 @@ from gateway.adapters.writes import Chained, Statement, WriteKind
 from gateway.model.call import Call, Risk
 from gateway.model.errors import JournalUnavailable, WriteConflict
 from gateway.model.recording import FIRST_PREV, OpenCall, RecordingSettings, RecordType
-from gateway.model.verdict import Write
+from gateway.model.verdict import Completed, Write
 from gateway.ports import Begin, Clock, End
 
 logger = logging.getLogger("gateway.journal")
@@ -69,6 +70,9 @@ UNWRITTEN_LIMIT: Final = 10_000
 
 RETRY_SECONDS: Final = 1.0
 """Between tries to write what could not be written, when nothing else is to be written."""
+
+IN_A_THREAD_BYTES: Final = 131_072
+"""Larger results are hashed and redacted in a thread: the event loop has other calls."""
 
 MEMORY_RECORDS: Final = 100_000
 """Records that a store in memory keeps; older ones go."""
@@ -134,7 +138,7 @@ class _Entry:
         self.queued_ns = time.monotonic_ns()
         self.call: Call | None = None
         self.begin: tuple[Any, ...] | None = None
-        """A row of `begins`."""
+        """A row of `begins`, its request as a `Payload`."""
         self.ended: int | None = None
         """The number of the row of `begins` that goes."""
         self.record: tuple[str, bytes, EncodedCall | None] | None = None
@@ -213,8 +217,7 @@ class SqlJournal:
             call.entry is not None and call.entry.idempotent,
             command.command,
             records.encode_trail(begin.steps),
-            command.request.commitment,
-            *command.request.columns(),
+            command.request,
         )
         self._open[call.id] = self._begun, command
         try:
@@ -227,7 +230,10 @@ class SqlJournal:
         """As `ports.Journal.end`. What could not be committed is kept and tried again, whatever is raised."""
         call = end.call
         number, command = self._open.pop(call.id, (None, None))
-        encoded = records.encode_end(end, self.settings, command)
+        if _size(end) > IN_A_THREAD_BYTES:
+            encoded = await anyio.to_thread.run_sync(records.encode_end, end, self.settings, command)
+        else:
+            encoded = records.encode_end(end, self.settings, command)
         waits = call.risk is not Risk.READ or len(self._queue) > QUEUED_LIMIT
         entry = self._entry(end.at, full=self._is_full(call), waits=waits)
         entry.call, entry.writes, entry.survives = call, end.writes, True
@@ -453,7 +459,8 @@ class SqlJournal:
                         continue
                     logger.error("an outcome is recorded without its writes: %s", error)
             if entry.begin is not None:
-                begins.append(entry.begin)
+                *known, request = entry.begin
+                begins.append((*known, request.commitment, *request.columns()))
             if entry.snapshot is not None:
                 raw.execute("INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?)", entry.snapshot)
             for extra in chained:
@@ -660,6 +667,12 @@ def _payload_columns(payloads: Sequence[Payload]) -> list[Any]:
             place = records.ROLES.index(payload.role) * 3
             columns[place : place + 3] = payload.columns()
     return columns
+
+
+def _size(end: End) -> int:
+    """Bytes of what the tool server answered."""
+    outcome = end.outcome
+    return len(outcome.result or outcome.error or b"") if isinstance(outcome, Completed) else 0
 
 
 def _is_persistent(error: BaseException) -> bool:

@@ -87,8 +87,9 @@ class Member:
     async def close(self) -> None:
         for writer in self._writers:
             writer.close()
-        with contextlib.suppress(ProcessLookupError):
-            self.kill()
+        if not self.ended:  # a process that has ended has no id any more: it may be another's
+            with contextlib.suppress(ProcessLookupError):
+                self.kill()
         self._reading.cancel()
         await asyncio.wait([self._reading])
 

@@ -1,6 +1,8 @@
 """Several clients' processes on one store: one owns it, the others join; it dies, and no client notices."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,25 @@ async def test_an_owner_that_stops_lets_calls_end_and_hands_over(tmp_path: Path)
         assert [answer["result"].get("isError", False) for answer in answers] == [False] * 20
         assert sorted(running.ledger) == sorted(f"n{number}" for number in range(20))
         assert await second.owner() == second.pid
+        await second.leave()
+    with read_only(store) as raw:
+        starts = [record.body["clean"] for record in queries.read_records(raw, types=["process.started"])]
+    assert starts == [True, True]
+    verified(store)
+
+
+@pytest.mark.rule("owner.leaves")
+async def test_a_terminated_owner_hands_over_in_good_order(tmp_path: Path) -> None:
+    store = tmp_path / "gateway.db"
+    async with fleet(store) as running:
+        first, second = await running.start(), await running.start()
+        assert await second.owner() == first.pid
+        os.kill(first.pid, signal.SIGTERM)
+        with anyio.fail_after(20):
+            while await second.owner() == first.pid:
+                pass
+        assert await second.owner() == second.pid
+        os.kill(second.pid, signal.SIGTERM)
         await second.leave()
     with read_only(store) as raw:
         starts = [record.body["clean"] for record in queries.read_records(raw, types=["process.started"])]
