@@ -4,7 +4,7 @@ Every act names its operator, is checked against the operator's role, and is rec
 or refused. Looking at what may hold secrets (a hold's arguments) is recorded too (`operator.viewed`).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -63,6 +63,16 @@ class Book(Protocol):
     ) -> Hold: ...
 
 
+class Letters(Protocol):
+    """What acts need of the dead letters."""
+
+    async def all(self, state: str = "open", limit: int = 200) -> Sequence[Any]: ...
+
+    async def get(self, call_id: str) -> Any: ...
+
+    async def close(self, call_id: str, state: str, by: str, retried_as: str = "") -> None: ...
+
+
 Act = Callable[[Operator, Mapping[str, Any]], Awaitable[Any]]
 
 
@@ -82,6 +92,7 @@ class Acts:
     Args:
         stop: puts a pause or kill in force, durable.
         parts: what else can be looked at, by name: zero-argument functions that give JSON values.
+        redo: makes a new call of a dead letter, through the whole chain, and says what became of it.
     """
 
     def __init__(
@@ -99,7 +110,10 @@ class Acts:
         principals: Callable[[], Mapping[str, Principal]],
         parts: Mapping[str, Callable[[], Any]],
         resolve_doubt: Callable[[str], bool],
+        letters: Letters,
+        redo: Callable[[Any], Awaitable[Mapping[str, Any]]],
     ) -> None:
+        self._letters, self._redo = letters, redo
         self._engine, self._book, self._stops, self._stop = engine, book, stops, stop
         self._breaker, self._journal, self._clock, self._reload = breaker, journal, clock, reload
         self._view, self._principals, self._parts, self._resolve_doubt = view, principals, parts, resolve_doubt
@@ -122,6 +136,10 @@ class Acts:
             "breakers.reset": Command("operator", self._reset, changes=True),
             "reload": Command("operator", self._reloaded, changes=True),
             "resolve": Command("operator", self._resolve, changes=True),
+            "dead-letters.list": Command(None, self._list_letters),
+            "dead-letters.show": Command("viewer", self._show_letter),
+            "dead-letters.retry": Command("operator", self._retry_letter, changes=True),
+            "dead-letters.drop": Command("operator", self._drop_letter, changes=True),
         }
 
     async def perform(self, name: str, operator: Operator | None, params: Mapping[str, Any]) -> Any:
@@ -151,7 +169,7 @@ class Acts:
         who_acts = operator or NOBODY
         try:
             result = await command.act(who_acts, params)
-        except (ActRefused, DecisionRefused, JournalUnavailable) as error:
+        except (DecisionRefused, GatewayError) as error:
             if command.changes:
                 await self._record(
                     "operator.acted",
@@ -382,6 +400,48 @@ class Acts:
             (Write(kind="idempotency.resolved", data={"call_id": call_id}),),
         )
         return {"call_id": call_id, "resolved": True}
+
+    # --- dead letters ---
+
+    async def _list_letters(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        return [_letter(letter) for letter in await self._letters.all(str(params.get("state") or "open"))]
+
+    async def _show_letter(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        letter = await self._letter(params)
+        await self._record("operator.viewed", {"operator": operator.id, "what": "dead_letter", "id": letter.call_id})
+        return {**_letter(letter), "method": letter.method, "params": letter.params}
+
+    async def _retry_letter(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        letter = await self._letter(params)
+        if letter.state != "open":
+            raise ActRefused(f"dead letter {letter.call_id} is {letter.state}")
+        if letter.in_doubt and params.get("may_run_twice") is not True:
+            raise ActRefused(
+                f"{letter.tool} may have run already, and nobody knows; look first, then retry it with "
+                "--i-know-it-may-run-twice, or drop it"
+            )
+        self._resolve_doubt(letter.call_id)
+        done = await self._redo(letter)
+        await self._letters.close(letter.call_id, "retried", operator.id, str(done["call_id"]))
+        return done
+
+    async def _drop_letter(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        letter = await self._letter(params)
+        await self._letters.close(letter.call_id, "dropped", operator.id)
+        self._resolve_doubt(letter.call_id)
+        return {"call_id": letter.call_id, "dropped": True}
+
+    async def _letter(self, params: Mapping[str, Any]) -> Any:
+        wanted = str(params.get("call_id") or "")
+        letter = await self._letters.get(wanted)
+        if letter is None:
+            raise ActRefused(f"there is no dead letter {wanted!r}; `gateway dead-letters list` lists them")
+        return letter
+
+
+def _letter(letter: Any) -> dict[str, Any]:
+    """A dead letter without its content."""
+    return {name: value for name, value in asdict(letter).items() if name not in ("method", "params")}
 
 
 def _subject(params: Mapping[str, Any]) -> tuple[Subject, str]:

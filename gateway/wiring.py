@@ -23,7 +23,7 @@ import orjson
 
 from gateway import __version__, limits, telemetry
 from gateway.acts import Acts
-from gateway.adapters import holds, keys, ownership
+from gateway.adapters import dead_letters, holds, keys, ownership
 from gateway.adapters import limits as stored_limits
 from gateway.adapters.holds import HoldBook
 from gateway.adapters.journal import SqlJournal, open_journal
@@ -56,6 +56,8 @@ from gateway.model.events import (
     CallEnded,
     CatalogueChanged,
     Event,
+    LogLevelSet,
+    RootsChanged,
     ServerChanged,
     SessionEnded,
     StateChanged,
@@ -84,7 +86,7 @@ logger = logging.getLogger("gateway")
 DRAIN_SECONDS = 10.0
 """How long calls in flight may take to end when the gateway stops."""
 
-WRITES = {**holds.WRITES, **keys.WRITES, **stored_limits.WRITES}
+WRITES = {**holds.WRITES, **keys.WRITES, **stored_limits.WRITES, **dead_letters.WRITES}
 
 
 @asynccontextmanager
@@ -140,6 +142,7 @@ class Runtime:
     journal: SqlJournal
     book: HoldBook
     keys: StoredKeys
+    letters: dead_letters.Kept
     stops: Stops
     ledger: Ledger
     quotas: Quotas
@@ -239,6 +242,8 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         now = clock.time_ns() / 1e9
         await book.load()
         await stored_keys.load()
+        letters = dead_letters.Kept(journal, journal, seal)
+        await letters.load()
         await load_stops(journal, stops, now)
         await load_use(journal, ledger, limits.quotas(configuration), now)
         cached = _Cached(current)
@@ -268,6 +273,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         hold_stage = Holds(book, lambda server: limits.server_fingerprint(current(), server), clock)
         directory = PolicyDirectory(events, clock)
         authorize = Authorize(timeout_seconds=lambda: current().policy.timeout_seconds)
+        events.subscribe(authorize.recent.hear)
         quota = Quotas(cached.quotas, ledger, clock)
         breaker = CircuitBreaker(lambda call: limits.breaker(current(), call), clock, events)
         bulkhead = Bulkhead(
@@ -298,7 +304,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
                 bulkhead=bulkhead,
             ),
             forwarder=servers,
-            journal=journal,
+            journal=letters,
             clock=clock,
             events=events,
         )
@@ -321,6 +327,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             journal=journal,
             book=book,
             keys=stored_keys,
+            letters=letters,
             stops=stops,
             ledger=ledger,
             quotas=quota,
@@ -407,6 +414,12 @@ def acts(runtime: Runtime, refusals: Counter[str]) -> Acts:
     def principals() -> Mapping[str, Principal]:
         return {name: agent.principal for name, agent in runtime.configuration().agents.items()}
 
+    async def redo(letter: dead_letters.DeadLetter) -> Mapping[str, Any]:
+        agent = runtime.configuration().agents.get(letter.agent)
+        if agent is None:
+            raise CommandRefused(f"the agent {letter.agent!r} is not configured any more; drop the dead letter")
+        return await called(runtime, agent.principal, letter.method, letter.params or {}, replay_of=letter.call_id)
+
     return Acts(
         engine=runtime.engine,
         book=runtime.book,
@@ -419,6 +432,8 @@ def acts(runtime: Runtime, refusals: Counter[str]) -> Acts:
         view=runtime.gateway.view,
         principals=principals,
         resolve_doubt=runtime.keys.forget,
+        letters=runtime.letters,
+        redo=redo,
         parts={
             "gateway": gateway,
             "servers": lambda: [asdict(state) for state in runtime.servers.states()],
@@ -482,6 +497,10 @@ def _for_servers(servers: ToolServers) -> Callable[[Event], None]:
                 servers.session_ended(event.session_id)
             case SubscriptionEnded():
                 servers.unsubscribe(event.session_id, event.uri)
+            case RootsChanged():
+                servers.roots_changed(event.session_id)
+            case LogLevelSet():
+                servers.set_log_level(event.session_id, event.level)
             case _:
                 pass
 
@@ -676,12 +695,21 @@ async def call_as(runtime: Runtime, params: Mapping[str, Any], acting: ActingOpe
         (key for key, entry in view.tools.items() if wanted in (key, f"{entry.server}/{entry.name}")), wanted
     )
     meta = {"gateway/idempotency-key": params["idempotency_key"]} if params.get("idempotency_key") else {}
+    params = {"name": exposed, "arguments": params.get("arguments") or {}, "_meta": meta}
+    return await called(runtime, principal, "tools/call", params)
+
+
+async def called(
+    runtime: Runtime, principal: Principal, method: str, params: Mapping[str, Any], *, replay_of: str | None = None
+) -> Mapping[str, Any]:
+    """Call something through the whole chain, and say what became of it: `result`, `error`, or `refusal` and `message`."""
     call = runtime.gateway.call(
-        method="tools/call",
-        params={"name": exposed, "arguments": params.get("arguments") or {}, "_meta": meta},
+        method=method,
+        params=params,
         principal=principal,
         session_id=new_id(),
         client=Client(name="gateway call", version=__version__),
+        replay_of=replay_of,
     )
     outcome = await runtime.gateway.execute(call, _Terminal())
     if isinstance(outcome, Completed) and outcome.error is not None:

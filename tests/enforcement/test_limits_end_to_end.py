@@ -421,3 +421,63 @@ async def test_identical_writes_without_a_key_are_one_within_the_declared_window
             assert text_of(await execute(runtime, "s__pay", {"n": 1})) == "paid"
         assert text_of(await execute(runtime, "s__pay", {"n": 2})) == "paid"
     assert len(server.effects("paid")) == 2
+
+
+# --- dead letters ---
+
+
+@pytest.mark.rule("dead-letter.in-doubt")
+async def test_a_write_in_doubt_is_kept_and_retried_only_by_who_knows_that_it_may_run_twice(tmp_path: Path) -> None:
+    server = scripted(
+        tmp_path, {"tools/call:pay": [[{"effect": "paid"}, {"die": 1}], [{"effect": "paid"}, {"text": "paid"}]]}
+    )
+    async with running(tmp_path, server_table(server) + OPERATORS) as runtime:
+        outcome = await execute(runtime, "s__pay", {"amount": 3, "password": "hidden"})
+        assert isinstance(outcome, Failed)
+        (letter,) = await runtime.acts.perform("dead-letters.list", None, {})
+        assert (letter["tool"], letter["in_doubt"], len(letter["attempts"])) == ("s/pay", True, 1)
+        assert "params" not in letter
+        shown = await runtime.acts.perform("dead-letters.show", ANN, {"call_id": letter["call_id"]})
+        assert shown["params"]["arguments"] == {"amount": 3, "password": "hidden"}
+        with pytest.raises(ActRefused, match="i-know-it-may-run-twice"):
+            await runtime.acts.perform("dead-letters.retry", ANN, {"call_id": letter["call_id"]})
+        assert len(server.effects("paid")) == 1
+        params = {"call_id": letter["call_id"], "may_run_twice": True}
+        done = await runtime.acts.perform("dead-letters.retry", ANN, params)
+        assert done["result"]["content"][0]["text"] == "paid"
+        assert [effect["arguments"] for effect in server.effects("paid")] == [{"amount": 3, "password": "hidden"}] * 2
+        assert await runtime.acts.perform("dead-letters.list", None, {}) == []
+        with pytest.raises(ActRefused, match="retried"):
+            await runtime.acts.perform("dead-letters.retry", ANN, params)
+
+
+@pytest.mark.rule("dead-letter.exhausted")
+async def test_a_read_that_used_up_its_tries_is_kept_with_them_and_can_be_dropped(tmp_path: Path) -> None:
+    server = scripted(tmp_path, {"tools/call:look": [{"die": 1}]})
+    text = server_table(server, more=READ + "retries = { attempts = 2, backoff_seconds = 0.01 }\n") + OPERATORS
+    async with running(tmp_path, text) as runtime:
+        assert isinstance(await execute(runtime, "s__look", {}), Failed)
+        with anyio.fail_after(10):  # a read is answered once its outcome is queued
+            while not (letters := await runtime.acts.perform("dead-letters.list", None, {})):
+                await anyio.sleep(0.01)
+        (letter,) = letters
+        assert (letter["in_doubt"], len(letter["attempts"])) == (False, 2)
+        await runtime.acts.perform("dead-letters.drop", ANN, {"call_id": letter["call_id"]})
+        assert await runtime.acts.perform("dead-letters.list", None, {}) == []
+        dropped = await runtime.acts.perform("dead-letters.list", None, {"state": "dropped"})
+        assert [letter["call_id"] for letter in dropped] == [letter["call_id"]]
+
+
+async def test_a_retry_goes_through_the_whole_chain(tmp_path: Path) -> None:
+    server = scripted(
+        tmp_path, {"tools/call:pay": [[{"effect": "paid"}, {"die": 1}], [{"effect": "paid"}, {"text": "x"}]]}
+    )
+    async with running(tmp_path, server_table(server) + OPERATORS) as runtime:
+        assert isinstance(await execute(runtime, "s__pay", {}), Failed)
+        (letter,) = await runtime.acts.perform("dead-letters.list", None, {})
+        await runtime.acts.perform("pause", ANN, {"tool": "s/pay"})
+        done = await runtime.acts.perform(
+            "dead-letters.retry", ANN, {"call_id": letter["call_id"], "may_run_twice": True}
+        )
+        assert done["refusal"]["code"] == "gateway.paused"
+    assert len(server.effects("paid")) == 1
