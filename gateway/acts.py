@@ -110,10 +110,11 @@ class Acts:
         principals: Callable[[], Mapping[str, Principal]],
         parts: Mapping[str, Callable[[], Any]],
         resolve_doubt: Callable[[str], bool],
+        stop_conditions: Callable[[Principal], Sequence[str]],
         letters: Letters,
         redo: Callable[[Any], Awaitable[Mapping[str, Any]]],
     ) -> None:
-        self._letters, self._redo = letters, redo
+        self._letters, self._redo, self._stop_conditions = letters, redo, stop_conditions
         self._engine, self._book, self._stops, self._stop = engine, book, stops, stop
         self._breaker, self._journal, self._clock, self._reload = breaker, journal, clock, reload
         self._view, self._principals, self._parts, self._resolve_doubt = view, principals, parts, resolve_doubt
@@ -125,6 +126,7 @@ class Acts:
             "pools": Command(None, self._part("pools")),
             "stops": Command(None, self._list_stops),
             "tools": Command(None, self._tools),
+            "limits": Command(None, self._limits),
             "holds.list": Command(None, self._list_holds),
             "holds.show": Command("viewer", self._show_hold),
             "holds.approve": Command("approver", self._approve, changes=True),
@@ -233,13 +235,7 @@ class Acts:
 
     async def _tools(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         """What an agent reaches; of all agents where none is named."""
-        known = self._principals()
-        name = params.get("agent") or (next(iter(known)) if len(known) == 1 else None)
-        if name is None:
-            raise ActRefused(f"name an agent with --agent: {', '.join(known)}")
-        if name not in known:
-            raise ActRefused(f"there is no agent {name!r}; there are {', '.join(known) or 'none'}")
-        view = await self._view(known[name])
+        view = await self._view(self._principal(params))
         return [
             {
                 "name": exposed,
@@ -253,6 +249,19 @@ class Acts:
             for exposed, entry in view.tools.items()
             if entry.type is TargetType.TOOL
         ]
+
+    async def _limits(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        """What will stop an agent."""
+        return self._stop_conditions(self._principal(params))
+
+    def _principal(self, params: Mapping[str, Any]) -> Principal:
+        known = self._principals()
+        name = params.get("agent") or (next(iter(known)) if len(known) == 1 else None)
+        if name is None:
+            raise ActRefused(f"name an agent with --agent: {', '.join(known)}")
+        if name not in known:
+            raise ActRefused(f"there is no agent {name!r}; there are {', '.join(known) or 'none'}")
+        return known[name]
 
     async def _list_holds(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         wanted = params.get("state")

@@ -1,6 +1,8 @@
 """The configuration's limits as the values that stages take: quotas, interrupts, pools, breakers, approvals."""
 
 import hashlib
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from gateway.adapters.holds import HoldSettings
 from gateway.config import Calendar, Configuration, Rolling
@@ -8,7 +10,7 @@ from gateway.decide.breaker import Rules
 from gateway.decide.hold import Operator
 from gateway.decide.interrupt import Kind, Rule
 from gateway.decide.quota import Budget, Quota, Window
-from gateway.model.call import Call
+from gateway.model.call import Call, Principal
 from gateway.stages.bulkhead import PoolRules
 
 POOLS = {
@@ -131,6 +133,51 @@ def server_fingerprint(configuration: Configuration, server: str) -> str:
     if settings.url is not None:
         parts.append(settings.url.reveal())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def stop_conditions(configuration: Configuration, principal: Principal) -> list[str]:
+    """What will stop an agent, one sentence a line, in the order in which a call meets it."""
+    lines: list[str] = []
+    for rule in interrupts(configuration):
+        within = "" if rule.within_seconds >= WHOLE_SESSION else f" within {rule.within_seconds:g} s"
+        what = " then ".join(rule.sequence) if rule.kind == "sequence" else f"{rule.kind} {rule.count}"
+        ends = "" if rule.for_seconds is None else f" for {rule.for_seconds:g} s"
+        lines.append(f"interrupt {rule.name}: {what}{within}, per {rule.per}: {rule.then}{ends}")
+    for quota in quotas(configuration):
+        match = quota.match
+        if not fnmatchcase(principal.id, match.get("agent", "*")):
+            continue
+        if "role" in match and not any(fnmatchcase(role, match["role"]) for role in principal.roles):
+            continue
+        for what in _limits_of(quota):
+            counted = " (refused calls count too)" if quota.count == "arrived" else ""
+            lines.append(f"quota {quota.name}: {what} per {quota.per}{counted}")
+    for risk in ("read", "write", "external"):
+        rules = pool(configuration, risk)
+        waits = f", {rules.queue} more may wait {rules.queue_seconds:g} s" if rules.queue else ""
+        lines.append(f"pool {risk}: {rules.max_concurrency} calls at once{waits}")
+    for server in configuration.servers.values():
+        own = server.defaults
+        lines.append(
+            f"server {server.name}: {server.max_concurrency} calls at once, {own.timeout_seconds:g} s each, left alone for "
+            f"{own.breaker.cool_down_seconds:g} s after {own.breaker.failures} failures in {own.breaker.window_seconds:g} s"
+        )
+    held = approvals(configuration)
+    lines.append(
+        f"approvals: at most {held.max_pending_agent} calls may wait for a person, {held.expires_seconds:g} s each"
+    )
+    return lines
+
+
+def _limits_of(quota: Quota) -> Iterator[str]:
+    if quota.limit is not None:
+        yield f"{quota.limit} calls in {quota.window}"
+    if quota.in_flight is not None:
+        yield f"{quota.in_flight} calls at once"
+    if quota.wall_seconds is not None:
+        yield f"{quota.wall_seconds:g} s from the first call"
+    if quota.budget is not None:
+        yield f"{quota.budget.amount:g} {quota.budget.unit} in {quota.budget.window}"
 
 
 def _window(window: Rolling | Calendar) -> Window:

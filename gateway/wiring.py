@@ -432,6 +432,7 @@ def acts(runtime: Runtime, refusals: Counter[str]) -> Acts:
         view=runtime.gateway.view,
         principals=principals,
         resolve_doubt=runtime.keys.forget,
+        stop_conditions=lambda principal: limits.stop_conditions(runtime.configuration(), principal),
         letters=runtime.letters,
         redo=redo,
         parts={

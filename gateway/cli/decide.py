@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,11 +34,33 @@ def list_holds(state: str, as_json: bool) -> None:
 
 
 @holds.command("show")
-@click.argument("hold")
+@click.argument("hold", required=False)
+@click.option(
+    "--verify", is_flag=True, help="Check the signatures of its decisions; exit code 1 where one is not valid."
+)
+@click.option(
+    "--key", "public", type=click.Path(exists=True, dir_okay=False), help="The public key to verify with, in PEM."
+)
+@click.option(
+    "--file", "exported", type=click.Path(exists=True, dir_okay=False), help="Verify this output of `--json`, offline."
+)
 @frame.json_option
-def show_hold(hold: str, as_json: bool) -> None:
-    """Show one held call with its arguments. Needs an operator's key; looking is recorded."""
-    found = ask(frame.configuration(), "holds.show", {"id": hold}, key=True)
+def show_hold(hold: str | None, verify: bool, public: str | None, exported: str | None, as_json: bool) -> None:
+    """Show one held call with its arguments. Needs an operator's key; looking is recorded.
+
+    `--verify --key PUB --file HOLD.json` checks what `--json` printed, on any machine, without a gateway.
+    """
+    if exported is not None:
+        found = json.loads(Path(exported).read_text())
+    elif hold is not None:
+        found = ask(frame.configuration(), "holds.show", {"id": hold}, key=True)
+    else:
+        raise click.UsageError("name a hold, or a file with --file")
+    if verify:
+        if public is None:
+            raise click.UsageError("--verify needs --key: the public key that `gateway keys show` prints")
+        _verify(found, Path(public))
+        return
     if as_json:
         frame.print_json(found)
         return
@@ -50,6 +73,28 @@ def show_hold(hold: str, as_json: bool) -> None:
     for decision in found["decisions"]:
         click.echo(f"{'decided':16} {json.dumps(decision, ensure_ascii=False, default=str)}")
     click.echo(json.dumps(found["arguments"], indent=2, ensure_ascii=False))
+
+
+def _verify(found: dict[str, Any], public: Path) -> None:
+    """Check each decision's envelope, and that it is about this hold."""
+    from gateway.adapters.signing import APPROVAL_TYPE, SignatureInvalid, load_public, verify
+
+    key = load_public(public.read_bytes())
+    if not found.get("envelopes"):
+        raise frame.Negative(f"hold {found.get('id')}: nobody has decided yet")
+    for envelope in found["envelopes"]:
+        try:
+            said = json.loads(verify(envelope, [key], APPROVAL_TYPE))
+        except SignatureInvalid as error:
+            raise frame.Negative(f"hold {found.get('id')}: {error}") from None
+        if said["hold"] != found.get("id"):
+            raise frame.Negative(f"the decision is about hold {said['hold']}, not {found.get('id')}")
+        word = "approved" if said["approve"] else "denied"
+        click.echo(
+            f"valid: {said['operator']} {word} {said['tool']} for {said['agent']} at {_instant(said['at'])}, key {key.id}"
+        )
+        if said["comment"]:
+            click.echo(f"  {said['comment']}")
 
 
 @holds.command("approve")

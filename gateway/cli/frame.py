@@ -49,6 +49,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "policy": ("policy", "policy", "Check, test and ask the policies."),
     "quotas": ("decide", "quotas", "Show the use of quotas."),
     "breakers": ("decide", "breakers", "Show, trip and reset circuit breakers."),
+    "dead-letters": ("operate", "dead_letters", "List, show, retry and drop calls that failed for good."),
+    "keys": ("operate", "keys", "Show the key that signs decisions and checkpoints."),
 }
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Start": ("init", "serve", "stdio", "check", "doctor", "import", "install"),
@@ -56,7 +58,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Decide": ("holds", "pause", "resume", "kill", "reload"),
     "Policy": ("policy",),
     "Evidence": ("log",),
-    "Operate": ("quotas", "breakers"),
+    "Operate": ("quotas", "breakers", "dead-letters", "keys"),
 }
 
 

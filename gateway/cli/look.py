@@ -90,8 +90,9 @@ def servers(as_json: bool) -> None:
 
 @frame.command()
 @click.option("--agent", metavar="NAME", help="As this agent of [agents] sees them.")
+@click.option("--limits", is_flag=True, help="Also say what will stop this agent.")
 @frame.json_option
-def tools(agent: str | None, as_json: bool) -> None:
+def tools(agent: str | None, limits: bool, as_json: bool) -> None:
     """List the tools, as an agent sees them: what the configuration and the policy let it see."""
     from gateway.owner import NoOwner
 
@@ -99,15 +100,20 @@ def tools(agent: str | None, as_json: bool) -> None:
     params = {"agent": agent} if agent is not None else {}
     try:
         found = ask(configuration, "tools", params)
+        stops = ask(configuration, "limits", params) if limits else []
     except NoOwner:
         import anyio
 
-        found = anyio.run(_tools_alone, configuration, params)
+        found, stops = anyio.run(_tools_alone, configuration, params)
     if as_json:
-        frame.print_json(found)
+        frame.print_json({"tools": found, "limits": stops} if limits else found)
         return
     rows = [(tool["name"], tool["tool"], tool["risk"], _first_line(tool["description"])) for tool in found]
     frame.print_table(("name", "tool", "risk", "what it does"), rows)
+    if limits:
+        click.echo("\nWhat will stop it:")
+        for line in stops:
+            click.echo(f"  {line}")
 
 
 async def _tools_alone(configuration: "Configuration", params: dict[str, Any]) -> Any:
@@ -115,7 +121,7 @@ async def _tools_alone(configuration: "Configuration", params: dict[str, Any]) -
         for state in runtime.servers.states():
             if state.state != "available":
                 frame.say(f"{state.name}: {state.state}: {state.reason}")
-        return await runtime.acts.perform("tools", None, params)
+        return await runtime.acts.perform("tools", None, params), await runtime.acts.perform("limits", None, params)
 
 
 def _first_line(text: str) -> str:
