@@ -35,7 +35,7 @@ from gateway.rego.safety import Arity, all_vars
 from gateway.rego.values import Key, RegoSet, Value, key
 
 _COMPARE = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
-_ARITHMETIC = {"plus": "+", "minus": "-", "mul": "*"}
+_MEMBER = "internal.member_2"
 
 
 @dataclass(slots=True, eq=False)
@@ -663,7 +663,7 @@ class FunctionWriter(Writer):
         checks = [expr for expr in rest if self.is_indexed_check(expr)]
         for expr in checks:
             self.indexed_check(expr)
-        self.body(rest)
+        self.body([expr for expr in rest if expr not in checks or expr.call_name() != _MEMBER])
 
     def is_indexed(self, expr: ast.Expr) -> bool:
         """Whether the index wants a path to be defined, or equal to something."""
@@ -681,7 +681,7 @@ class FunctionWriter(Writer):
                 return isinstance(other, ast.ArrayTerm) and all(
                     isinstance(item, (ast.Var, ast.Scalar)) for item in other.items
                 )
-            if isinstance(ref, ast.Var) and ref.name in self.args and isinstance(other, ast.Scalar):
+            if isinstance(ref, ast.Var) and _is_literal(other):
                 return True
             if isinstance(ref, ast.Ref) and isinstance(other, ast.Scalar) and self.is_unused(ref.terms[-1]):
                 return self.is_index_path(ast.Ref(ref.terms[:-1], ref.loc))
@@ -710,6 +710,8 @@ class FunctionWriter(Writer):
         node = expr.node
         if expr.negated or expr.withs or not isinstance(node, ast.Call):
             return False
+        if node.name == _MEMBER and len(node.args) == 2:
+            return all(_is_literal(arg) or (isinstance(arg, ast.Var) and arg.name in self.bound) for arg in node.args)
         if node.name in ("startswith", "endswith") and len(node.args) == 2:
             value, constant = node.args
         elif node.name == "glob.match" and len(node.args) == 3:
@@ -728,6 +730,9 @@ class FunctionWriter(Writer):
 
     def indexed_check(self, expr: ast.Expr) -> None:
         assert isinstance(expr.node, ast.Call)
+        if expr.node.name == _MEMBER:
+            self.expr(expr)
+            return
         value = expr.node.args[2 if expr.node.name == "glob.match" else 0]
         assert isinstance(value, ast.Var)
         self.fail_if(f"type({self.var(value.name)}) is not str")

@@ -394,8 +394,19 @@ class LocalVars:
             if not node.value.is_wildcard:
                 node.value = ast.Var(self.declare(node.value.name, _Seen.DECLARED, stack, node.loc), node.value.loc)
             node.body = self.body(node.body, stack, set())
-        for modifier in expr.withs:
-            self.with_modifier(modifier, stack)
+            self.again(expr, stack)
+
+    def again(self, expr: ast.Expr, stack: _Stack) -> None:
+        """OPA goes through an `every` twice: what its body declares is then known before the declaration, too."""
+        node = expr.node
+        if isinstance(node, ast.Every):
+            node.domain = self.term(node.domain, stack)
+            for inner in node.body:
+                self.again(inner, stack)
+            for modifier in expr.withs:
+                self.with_modifier(modifier, stack)
+        else:
+            self.expr(expr, stack)
 
     def expr(self, expr: ast.Expr, stack: _Stack) -> None:
         if not isinstance(expr.node, (ast.SomeDecl, ast.Every)):
@@ -466,8 +477,7 @@ class LocalVars:
             case ast.TemplateString():
                 for part in term.parts:
                     if isinstance(part, ast.Expr):
-                        with stack.scope():
-                            self.expr(part, stack)
+                        self.expr(part, stack)
             case _:
                 pass
 

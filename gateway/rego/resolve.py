@@ -223,7 +223,8 @@ class Resolver:
     def ref(self, ref: ast.Ref) -> ast.Ref:
         head = ref.terms[0]
         path = self.found(head.name) if isinstance(head, ast.Var) else None
-        rest = [self.term(part) for part in ref.terms[1:]]
+        # OPA does not look into template strings between brackets: names in there stay unknown, and are refused.
+        rest = [part if isinstance(part, ast.TemplateString) else self.term(part) for part in ref.terms[1:]]
         if path is not None:
             return ast.Ref([*_placed(path, head.loc).terms, *rest], ref.loc)
         return ast.Ref([head if isinstance(head, ast.Var) else self.term(head), *rest], ref.loc)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from gateway.rego import ast
 from gateway.rego.builtins.registry import DECLARED
-from gateway.rego.errors import COMPILE, TYPE, Problem
+from gateway.rego.errors import COMPILE, TYPE, CompileError, Problem
 from gateway.rego.locals import Names
 from gateway.rego.parser import is_ground
 from gateway.rego.printer import term_text
@@ -47,8 +47,14 @@ def is_true_body(body: ast.Body) -> bool:
 
 
 def append(body: ast.Body, exprs: Iterable[ast.Expr]) -> ast.Body:
-    """A body with expressions added; a body that is nothing but `true` is replaced."""
+    """A body with expressions added; a body that is nothing but `true` is replaced.
+
+    OPA takes `not true` for `true` here, and drops it. Neither answer will do: such a body does not load.
+    """
     added = list(exprs)
+    if added and len(body) == 1 and body[0].negated and is_true_body([ast.Expr(body[0].node, body[0].loc)]):
+        message = "a body of nothing but `not true` is not supported by this engine: OPA drops it"
+        raise CompileError([Problem.at(body[0].loc, COMPILE, message)])
     if added and is_true_body(body):
         return added
     return [*body, *added]

@@ -156,7 +156,7 @@ def _outputs_of_term(term: ast.Term, safe: Vars, found: Vars) -> None:
             if not _head_safe(term.terms[0], safe):
                 return
             for part in term.terms[1:]:
-                pattern_vars(part, found)
+                _vars_but_heads(part, found)
             for part in term.terms:
                 _outputs_of_term(part, safe, found)
         case ast.ArrayTerm() | ast.SetTerm():
@@ -171,6 +171,22 @@ def _outputs_of_term(term: ast.Term, safe: Vars, found: Vars) -> None:
                 _outputs_of_term(arg, safe, found)
         case _:
             pass
+
+
+def _vars_but_heads(term: ast.Term, found: Vars) -> None:
+    """All variables but for the heads of refs; OPA counts those inside of closures, too."""
+    if isinstance(term, ast.Ref):
+        for part in term.terms[1:]:
+            _vars_but_heads(part, found)
+    elif isinstance(term, ast.COMPREHENSIONS):
+        inner = [term.key, term.value] if isinstance(term, ast.ObjectComprehension) else [term.term]
+        for part in [*inner, *ast.body_terms(term.body)]:
+            _vars_but_heads(part, found)
+    elif isinstance(term, ast.Var):
+        found.add(term.name)
+    else:
+        for part in ast.term_children(term):
+            _vars_but_heads(part, found)
 
 
 def _outputs_of_terms(expr: ast.Expr, safe: Vars) -> Vars:

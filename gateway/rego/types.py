@@ -210,7 +210,7 @@ def is_nil(a: Type | None) -> bool:
                 return True
             return a.dynamic is not None and (is_nil(a.dynamic[0]) or is_nil(a.dynamic[1]))
         case Set():
-            return a.of is not None and is_nil(a.of)
+            return is_nil(a.of)
         case _:
             return False
 

@@ -31,6 +31,8 @@ from collections.abc import Callable, Iterable, Iterator
 from decimal import Context, Decimal, InvalidOperation
 from typing import Any, Final, TypeAlias, final
 
+from gateway.rego.builtins.golang import unicode
+
 Value: TypeAlias = Any
 """A Rego value, see the table above. `Any`, because a recursive union would have to be cast at every step."""
 
@@ -384,37 +386,13 @@ def make_object(pairs: Iterable[tuple[Value, Value]]) -> dict[Key, Value]:
 
 # Text -------------------------------------------------------------------------------------------------------------
 
-_ESCAPES: Final = {
-    '"': '\\"',
-    "\\": "\\\\",
-    "\a": "\\a",
-    "\b": "\\b",
-    "\f": "\\f",
-    "\n": "\\n",
-    "\r": "\\r",
-    "\t": "\\t",
-    "\v": "\\v",
-}
-
 
 def quote(text: str) -> str:
     """A string as Go's `strconv.Quote` writes it, which is how OPA prints it inside other text."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
-    out = ['"']
-    for char in text:
-        if char in _ESCAPES:
-            out.append(_ESCAPES[char])
-        elif char.isprintable():
-            out.append(char)
-        elif ord(char) < 0x20 or ord(char) == 0x7F:
-            out.append(f"\\x{ord(char):02x}")
-        elif ord(char) < 0x10000:
-            out.append(f"\\u{ord(char):04x}")
-        else:
-            out.append(f"\\U{ord(char):08x}")
-    out.append('"')
-    return "".join(out)
+    # What is printable is fixed by Go's Unicode version, not by this Python's.
+    return unicode.quote(text)
 
 
 def to_rego(value: Value) -> str:
