@@ -164,7 +164,12 @@ class Snapshots:
             paths.update(path if path.is_dir() else path.parent for path in _policy_paths(self.configuration))
             existing = [path for path in paths if path.exists()]
             async for changes in watchfiles.awatch(
-                *existing, debounce=200, step=50, recursive=True, watch_filter=_relevant
+                *existing,
+                debounce=200,
+                step=50,
+                rust_timeout=200,  # how long its thread waits, and with it the end of this process
+                recursive=True,
+                watch_filter=_relevant,
             ):
                 if self.configuration.reload != "watch":
                     continue
