@@ -14,7 +14,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -30,15 +30,17 @@ from gateway.edge.protocol import (
     HOP_KEYS,
     INTERNAL_ERROR,
     INVALID_PARAMS,
+    LEGACY_VERSIONS,
     LOG_LEVEL_KEY,
     LOG_LEVELS,
     LOG_MESSAGE,
     METHOD_NOT_FOUND,
     MISSING_CAPABILITY,
-    MODERN_VERSIONS,
     PROGRESS,
     PROGRESS_TOKEN,
     REQUEST_CANCELLED,
+    RESOURCE_NOT_FOUND,
+    URL_ELICITATION_REQUIRED,
 )
 from gateway.edge.sessions import Session
 from gateway.edge.settings import EdgeSettings
@@ -182,7 +184,7 @@ class AgentCaller:
         answers: dict[str, Mapping[str, Any]] = {}
         live: dict[str, Mapping[str, Any]] = {}
         for key, request in requests.items():
-            fault = self._cannot(request)
+            fault = self.cannot(request)
             if fault is None:
                 live[key] = request
             else:
@@ -191,7 +193,7 @@ class AgentCaller:
             answers.update(await self._ask(live))
         return {key: answers[key] for key in requests}
 
-    def _cannot(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    def cannot(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """Why the client cannot be asked this, as a JSON-RPC error; None where it can."""
         method = request.get("method")
         capability = ASKING.get(method) if isinstance(method, str) else None
@@ -258,15 +260,15 @@ async def perform(asked: Asked, request: Request, caller: AgentCaller) -> wire.R
     params = forwarded(request.params)
     state = params.get("requestState")
     if asked.modern and request.method in ROUNDS:
-        ours = isinstance(state, str) and state.startswith(PREFIX)
-        if ours:
-            return await _round(asked, request, params, caller)
-        if state is not None:
-            if await _asks_live(asked, params) is True:
+        if isinstance(state, str) and state.startswith(PREFIX):
+            return await _retried(asked, request, params, state, caller)
+        if (state is not None or "inputResponses" in params) and await _asks_live(asked, params):
+            if state is not None:
                 words = "params.requestState is none that was given out. Make the call anew, without it"
                 return wire.error(request.id, INVALID_PARAMS, words)
-        elif not ASKABLE.isdisjoint(asked.client.capabilities) and await _asks_live(asked, params) is not False:
-            return await _round(asked, request, params, caller)
+            params = {key: value for key, value in params.items() if key != "inputResponses"}
+        if not ASKABLE.isdisjoint(asked.client.capabilities):
+            return await _begun(asked, request, params, caller)
     return (await _conduct(asked, request.method, params, caller))(request.id)
 
 
@@ -294,8 +296,8 @@ async def _conduct(asked: Asked, method: str, params: dict[str, Any], caller: Ag
 # --- a modern client's rounds with a tool server of the handshake era ---
 
 
-async def _asks_live(asked: Asked, params: Mapping[str, Any]) -> bool | None:
-    """Whether the target's tool server is of the handshake era, so that it may ask in mid-call. None: not known here."""
+async def _asks_live(asked: Asked, params: Mapping[str, Any]) -> bool:
+    """Whether the target's tool server is known to be of the handshake era, so that no state can be its own."""
     view = await asked.gateway.view(asked.principal)
     name, uri = params.get("name"), params.get("uri")
     entry = None
@@ -304,46 +306,52 @@ async def _asks_live(asked: Asked, params: Mapping[str, Any]) -> bool | None:
     elif isinstance(uri, str):
         entry = view.resources.get(uri)
     server = asked.gateway.snapshot.catalogue.servers.get(entry.server) if entry is not None else None
-    if server is None or not server.protocol_version:
-        return None
-    return server.protocol_version not in MODERN_VERSIONS
+    return server is not None and server.protocol_version in LEGACY_VERSIONS
 
 
-async def _round(asked: Asked, request: Request, params: dict[str, Any], caller: AgentCaller) -> wire.Reply:
-    """One request of a call that may be parked: the first, or a retry with the state that we gave out."""
-    bound = digest(request.method, params)
-    state = params.get("requestState")
+async def _begun(asked: Asked, request: Request, params: dict[str, Any], caller: AgentCaller) -> wire.Reply:
+    """The first round of a call whose client can be asked something."""
+    parked = asked.parking.begin(asked.principal.id, digest(request.method, params))
+    if parked is None:
+        # It runs all the same; what is asked in its middle is answered with an error.
+        return (await _conduct(asked, request.method, params, caller))(request.id)
     meta = (request.params or {}).get("_meta")
-    if state is None:
-        begun = asked.parking.begin(asked.principal.id, bound)
-        if begun is None:
-            # It runs all the same; what its tool server asks is answered with an error.
-            return (await _conduct(asked, request.method, params, caller))(request.id)
-        begun.caller = AgentCaller(session=asked.session, client=asked.client, modern=True, meta=meta, put=caller.put)
-        begun.caller.parked = begun
-        asked.start(partial(_run, asked, request.method, params, begun.caller, begun))
-    else:
-        responses = params.get("inputResponses", {})
-        if not isinstance(responses, dict) or not all(isinstance(one, dict) for one in responses.values()):
-            return wire.error(request.id, INVALID_PARAMS, "params.inputResponses is not an object of results")
-        try:
-            begun = asked.parking.take(state, asked.principal.id, bound)
-        except StateRefused as refused:
-            return wire.error(request.id, INVALID_PARAMS, str(refused))
-        begun.caller.attach(meta, caller.put)
-        begun.give(responses)
+    parked.caller = AgentCaller(session=asked.session, client=asked.client, modern=True, meta=meta, put=caller.put)
+    parked.caller.parked = parked
+    asked.start(partial(_run, asked, request.method, params, parked.caller, parked))
+    return await _round(asked, request, parked)
+
+
+async def _retried(
+    asked: Asked, request: Request, params: dict[str, Any], state: str, caller: AgentCaller
+) -> wire.Reply:
+    """A later round: the client brings the state that we gave out, and its answers."""
+    responses = params.get("inputResponses", {})
+    if not isinstance(responses, dict) or not all(isinstance(one, dict) for one in responses.values()):
+        return wire.error(request.id, INVALID_PARAMS, "params.inputResponses is not an object of results")
     try:
-        await begun.progressed()
+        parked = asked.parking.take(state, asked.principal.id, digest(request.method, params))
+    except StateRefused as refused:
+        return wire.error(request.id, INVALID_PARAMS, str(refused))
+    parked.caller.attach((request.params or {}).get("_meta"), caller.put)
+    parked.give(responses)
+    return await _round(asked, request, parked)
+
+
+async def _round(asked: Asked, request: Request, parked: Parked) -> wire.Reply:
+    """Wait until the call has its answer or needs input; a client that goes away meanwhile cancels it."""
+    try:
+        await parked.progressed()
     except anyio.get_cancelled_exc_class():
-        begun.scope.cancel()
+        parked.scope.cancel()
         raise
-    if begun.answer is not None:
-        return begun.answer(request.id)
-    begun.caller.attach(None, None)
+    if parked.answer is not None:
+        return parked.answer(request.id)
+    parked.caller.attach(None, None)
     needed = {
         "resultType": "input_required",
-        "inputRequests": begun.needs,
-        "requestState": asked.parking.park(begun),
+        "inputRequests": parked.needs,
+        "requestState": asked.parking.park(parked),
     }
     return wire.result_of(request.id, needed)
 
@@ -400,22 +408,51 @@ def _answered(asked: Asked, caller: AgentCaller, call: Call, outcome: Outcome) -
     if call.method == Method.SUBSCRIBE and isinstance(outcome, Completed) and outcome.error is None:
         asked.session.subscribed.add(call.target)
     private = asked.gateway.agents is not None
-    if asked.modern and caller.missing and _failed(outcome):
-        return partial(_lacking, call=call, outcome=outcome, required=caller.missing)
+    if asked.modern and isinstance(outcome, Completed):
+        if outcome.error is not None:
+            outcome = _modern_error(asked, caller, call, outcome)
+        if caller.missing and _failed(outcome):
+            return partial(_lacking, call=call, outcome=outcome, required=caller.missing)
     return partial(wire.answer, call=call, outcome=outcome, modern=asked.modern, private=private)
 
 
-def _failed(outcome: Outcome) -> bool:
+def _modern_error(asked: Asked, caller: AgentCaller, call: Call, outcome: Completed) -> Completed:
+    """A handshake-era server's error, where 2026-07-28 says the same in another way; every other stays as it is.
+
+    -32002, a resource that is not found, is -32602 now. -32042, a page that the user has to visit first, is a need for
+    input: the client makes the call again once the user was there.
+    """
+    fault = orjson.loads(outcome.error or b"{}")
+    if not isinstance(fault, dict):
+        return outcome
+    if fault.get("code") == RESOURCE_NOT_FOUND and call.method == Method.READ_RESOURCE:
+        return replace(outcome, error=orjson.dumps({**fault, "code": INVALID_PARAMS}))
+    if fault.get("code") == URL_ELICITATION_REQUIRED and call.method in ROUNDS:
+        data = fault.get("data")
+        listed = data.get("elicitations") if isinstance(data, dict) else None
+        pages = [one for one in (listed if isinstance(listed, list) else ()) if isinstance(one, dict)]
+        requests = {
+            f"url-{number}": {
+                "method": "elicitation/create",
+                "params": {"mode": "url"} | {key: value for key, value in page.items() if key != "elicitationId"},
+            }
+            for number, page in enumerate(pages, 1)
+        }
+        if requests and all(caller.cannot(request) is None for request in requests.values()):
+            needed = {"resultType": "input_required", "inputRequests": requests}
+            return Completed(result=orjson.dumps(needed), source=outcome.source, received=outcome.error)
+    return outcome
+
+
+def _failed(outcome: Completed) -> bool:
     """Whether the tool server said that it could not do it."""
-    if not isinstance(outcome, Completed):
-        return False
     if outcome.error is not None:
         return True
     members = orjson.loads(outcome.result or b"{}")
     return isinstance(members, dict) and members.get("isError") is True
 
 
-def _lacking(request_id: str | int, *, call: Call, outcome: Outcome, required: dict[str, Any]) -> wire.Reply:
+def _lacking(request_id: str | int, *, call: Call, outcome: Completed, required: dict[str, Any]) -> wire.Reply:
     """-32021: the tool server asked for what the client did not declare, and failed without it. Its words stay with it."""
     said = orjson.loads(wire.answer(request_id, call, outcome, modern=True).body)
     data = {"requiredCapabilities": required, "cause": said.get("error") or said.get("result")}

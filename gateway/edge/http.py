@@ -241,8 +241,13 @@ class McpApp:
             await refuse(send, 503, "The gateway is stopping", extra=[(b"retry-after", b"5")])
             return
         self._open += 1
+        answering = _Answering(send)
         try:
-            await self._serve(scope, receive, send)
+            await self._serve(scope, receive, answering.send)
+        except Exception:
+            logger.exception("a request failed")
+            if not answering.begun:
+                await respond(send, 500, wire.error(None, INTERNAL_ERROR, "The gateway failed").body)
         finally:
             self._open -= 1
             if not self._open:
@@ -720,6 +725,20 @@ class McpApp:
         if session is not None:
             self.sessions.end(session, "deleted by its client")
             await respond(send, 200, b"{}")
+
+
+class _Answering:
+    """A response's `send` that remembers whether the response has begun."""
+
+    __slots__ = ("_send", "begun")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = False
+
+    async def send(self, part: dict[str, Any]) -> None:
+        self.begun = True
+        await self._send(part)
 
 
 def _enveloped(asked: Message) -> bool:

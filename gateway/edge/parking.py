@@ -107,11 +107,14 @@ class Parked:
 
     async def progressed(self) -> None:
         """Returns once the call has its answer or a question that is not answered."""
-        while self.answer is None and not self._open:
-            self._changed = anyio.Event()
-            await self._changed.wait()
-        if self.answer is None:
-            await anyio.sleep(GATHER_SECONDS)
+        while self.answer is None:
+            if self._open:
+                await anyio.sleep(GATHER_SECONDS)
+                if self._open:
+                    return
+            else:
+                self._changed = anyio.Event()
+                await self._changed.wait()
 
     def give(self, responses: Mapping[str, Any]) -> None:
         """Take a round's `inputResponses`. What is missing is asked again, what nobody asked is let go."""

@@ -1,5 +1,6 @@
 """The bridge's fourth cell: a client of 2026-07-28 and a tool server that asks in the middle of its call."""
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ from tests.edge.serving import (
     events_of,
     modern_request,
     prompt,
+    resource,
     served,
     text_result,
     world,
@@ -309,3 +311,58 @@ async def test_many_parked_calls_of_many_agents_are_never_confused() -> None:
             for number in range(100):
                 tasks.start_soon(one, gateway, number)
     assert wrong == []
+
+
+@pytest.mark.rule("bridge.error-codes")
+async def test_a_handshake_servers_missing_resource_is_what_2026_07_28_calls_it() -> None:
+    async def missing(call: Call, caller: Caller) -> Outcome:
+        return Completed(error=b'{"code":-32002,"message":"no","data":{"uri":"test://a"},"unknown":1}')
+
+    async with served(world(resource("test://a"), plays={"test://a": missing})) as gateway:
+        modern = await gateway.modern("resources/read", {"uri": "test://a"})
+        session = await gateway.initialize()
+        read = {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": "test://a"}}
+        legacy = await gateway.post(read, session)
+    assert modern.status_code == 400
+    assert modern.json()["error"] == {"code": -32602, "message": "no", "data": {"uri": "test://a"}, "unknown": 1}
+    assert legacy.json()["error"]["code"] == -32002, "untouched within its own era"
+
+
+@pytest.mark.rule("bridge.error-codes")
+async def test_a_page_that_has_to_be_visited_first_is_a_need_for_input() -> None:
+    page = {"mode": "url", "url": "https://example.org/x", "message": "Sign in", "elicitationId": "e1"}
+
+    async def first(call: Call, caller: Caller) -> Outcome:
+        assert "inputResponses" not in call.params
+        return Completed(error=orjson.dumps({"code": -32042, "message": "m", "data": {"elicitations": [page]}}))
+
+    made = asker(ask=first)
+    servers = made.gateway.snapshot.catalogue.servers
+    old = {name: replace(server, protocol_version="2025-11-25") for name, server in servers.items()}
+    made.gateway.snapshot = replace(
+        made.gateway.snapshot, catalogue=replace(made.gateway.snapshot.catalogue, servers=old)
+    )
+    async with served(made) as gateway:
+        can = await call(gateway, capabilities={"elicitation": {"form": {}, "url": {}}})
+        retried = await call(
+            gateway, {"inputResponses": {"url-1": {"action": "accept"}}}, capabilities={"elicitation": {"url": {}}}
+        )
+        cannot = await call(gateway, capabilities={"elicitation": {}})
+    for answer in (can, retried):
+        params = {"mode": "url", "url": "https://example.org/x", "message": "Sign in"}
+        requests = {"url-1": {"method": "elicitation/create", "params": params}}
+        assert answer.json()["result"] == {"resultType": "input_required", "inputRequests": requests}
+    assert cannot.json()["error"]["code"] == -32021
+    assert cannot.json()["error"]["data"]["requiredCapabilities"] == {"elicitation": {"url": {}}}
+
+
+async def test_a_question_that_its_server_takes_back_is_not_put() -> None:
+    async def changes_its_mind(call: Call, caller: Caller) -> Outcome:
+        with anyio.move_on_after(0.001):
+            await caller.ask({"ask": ELICIT})
+        await anyio.sleep(0.05)
+        return text_result("never mind")
+
+    async with served(asker(ask=changes_its_mind)) as gateway:
+        answer = await call(gateway)
+    assert answer.json()["result"]["content"][0]["text"] == "never mind"

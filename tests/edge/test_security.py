@@ -8,6 +8,8 @@ import anyio
 import httpx2
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.edge import protocol
 from gateway.edge.http import application, mcp_app
@@ -30,6 +32,7 @@ from tests.edge.serving import (
     world,
 )
 from tests.edge.test_http_legacy import call, standing
+from tests.edge.test_parsing import values
 
 pytestmark = pytest.mark.anyio
 
@@ -437,3 +440,87 @@ async def test_the_listener_drains() -> None:
         await anyio.sleep(0.05)
         release.set()
     assert answers[0].json()["result"]["content"][0]["text"] == "done"
+
+
+# --- anything at all ---
+
+MCP_METHODS = [
+    "initialize", "ping", "tools/list", "tools/call", "prompts/get", "resources/read", "resources/subscribe",
+    "resources/unsubscribe", "completion/complete", "logging/setLevel", "server/discover", "prompts/list", "x",
+    "notifications/cancelled", "notifications/initialized",
+]  # fmt: skip
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> Any:
+    """Messages that are nearly right."""
+    meta = draw(st.none() | values | st.fixed_dictionaries(
+        {}, optional={
+            protocol.VERSION_KEY: st.sampled_from(["2026-07-28", "2025-11-25", 5]),
+            protocol.CAPABILITIES_KEY: st.just({}) | values,
+            protocol.CLIENT_KEY: st.just({"name": "x"}) | values,
+            "progressToken": values, "gateway/session": values, "gateway/idempotency-key": values,
+        },
+    ))  # fmt: skip
+    members = dict.fromkeys(("arguments", "cursor", "level", "protocolVersion", "requestState", "argument"), values)
+    members |= {
+        "name": st.just("fixture__echo") | values, "uri": values, "requestId": values,
+        "ref": st.fixed_dictionaries({}, optional={"type": st.sampled_from(["ref/prompt", "ref/resource"]), "name": values}),
+        "inputResponses": values, "notifications": values, "capabilities": values, "clientInfo": values,
+    }  # fmt: skip
+    params = draw(st.none() | values | st.fixed_dictionaries({}, optional=members))
+    if isinstance(params, dict) and meta is not None:
+        params["_meta"] = meta
+    method = draw(st.sampled_from(MCP_METHODS) | values)
+    whole = {"jsonrpc": draw(st.sampled_from(["2.0", "1.0"])), "id": draw(values), "method": method, "params": params}
+    return draw(
+        st.just(whole)
+        | st.just({k: v for k, v in whole.items() if k != "id"})
+        | st.lists(st.just(whole), max_size=2)
+        | values
+    )
+
+
+HEADERS = st.dictionaries(
+    st.sampled_from(["mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id", "accept", "last-event-id", "mcp-param-x"]),
+    st.sampled_from(["2026-07-28", "2025-11-25", "2025-03-26", "tools/call", "tools/list", "fixture__echo", "", "*/*", "text/event-stream", "=?base64?eA==?=", "\xff"]),
+)  # fmt: skip
+
+
+@pytest.mark.rule("answer.malformed")
+@settings(max_examples=400, deadline=None)
+@given(body=messages(), headers=HEADERS, session=st.booleans())
+def test_no_message_and_no_header_ever_makes_a_500(body: Any, headers: dict[str, str], session: bool) -> None:
+    async def post() -> None:
+        made = world(policy=None)
+        mcp = mcp_app(made.gateway, EdgeSettings())
+        app = application(mcp)
+        said: list[Any] = []
+
+        async def send(part: Any) -> None:
+            said.append(part)
+
+        async def request(content: bytes, more: dict[str, str]) -> None:
+            parts = [{"type": "http.request", "body": content, "more_body": False}]
+
+            async def receive() -> Any:
+                if parts:
+                    return parts.pop()
+                return {"type": "http.disconnect"}
+
+            base = {"host": "localhost", "content-type": "application/json", **more}
+            lines = [(name.encode(), value.encode("latin-1")) for name, value in base.items()]
+            await app({"type": "http", "method": "POST", "path": "/mcp", "headers": lines}, receive, send)
+
+        async with mcp.running():
+            with anyio.fail_after(5):
+                more = dict(headers)
+                if session:
+                    await request(orjson.dumps(initialize_request("2025-03-26")), {})
+                    opened = dict(said[0]["headers"])
+                    more["mcp-session-id"] = opened[b"mcp-session-id"].decode()
+                    said.clear()
+                await request(orjson.dumps(body), more)
+        assert said[0]["status"] < 500, said
+
+    anyio.run(post)
