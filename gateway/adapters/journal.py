@@ -691,14 +691,14 @@ _SESSION_COLUMNS: Final = {"completed": 5, "error": 6, "refused": 7, "held": 8, 
 
 def _insert_calls(raw: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) -> None:
     """The rows of lists: a call each, and its session's counts, a session once a batch."""
-    raw.executemany("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", calls)
+    raw.executemany(f"INSERT INTO calls VALUES ({', '.join('?' * 15)})", calls)
     sessions: dict[str, list[Any]] = {}
-    for _, _, at, agent, session_id, client, _, _, _, outcome, _, executed, _, _ in calls:
+    for _, _, at, agent, session_id, client, _, _, _, outcome, _, _, in_doubt, _, _ in calls:
         counts = sessions.setdefault(session_id, [agent, client, at, at, 0, 0, 0, 0, 0, 0, 0])
         counts[3] = max(counts[3], at)
         counts[4] += 1
         counts[_SESSION_COLUMNS[outcome]] += 1
-        counts[10] += outcome == "failed" and executed == "unknown"
+        counts[10] += in_doubt
     raw.executemany(
         "INSERT INTO sessions (id, agent, client, first_at, last_at, calls, completed, errors, refused, held, failed,"
         " in_doubt) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"

@@ -47,6 +47,7 @@ STEPS: tuple[str, ...] = (
         outcome TEXT NOT NULL,
         code TEXT,
         executed TEXT NOT NULL,
+        in_doubt INTEGER NOT NULL,
         elapsed_us INTEGER,
         recovered INTEGER NOT NULL
     );

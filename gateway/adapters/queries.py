@@ -23,7 +23,7 @@ from gateway.model.recording import (
     SessionSummary,
 )
 
-_CALL = "seq, id, at, agent, session_id, client, method, tool, risk, outcome, code, executed, elapsed_us, recovered"
+_CALL = "seq, id, at, agent, session_id, client, method, tool, risk, outcome, code, executed, in_doubt, elapsed_us, recovered"
 _SESSION = "id, agent, client, first_at, last_at, calls, completed, errors, refused, held, failed, in_doubt"
 _PAYLOAD = ", ".join(f"{role}_salt, {role}_encoding, {role}" for role in records.ROLES)
 
@@ -410,8 +410,9 @@ def _call(row: Sequence[Any]) -> CallSummary:
         outcome=row[9],
         code=row[10],
         executed=row[11],
-        elapsed_us=row[12],
-        recovered=bool(row[13]),
+        in_doubt=bool(row[12]),
+        elapsed_us=row[13],
+        recovered=bool(row[14]),
     )
 
 

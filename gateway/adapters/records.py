@@ -189,6 +189,7 @@ def encode_end(end: End, settings: RecordingSettings, begun: EncodedCommand | No
         word,
         code,
         ran,
+        isinstance(end.outcome, Failed) and end.outcome.in_doubt,
         end.elapsed_us,
         False,
     )
@@ -233,6 +234,7 @@ def encode_recovered(command: bytes, trail: bytes, request: Payload, *, idempote
         word,
         code,
         "unknown",
+        outcome.in_doubt,
         None,
         True,
     )

@@ -472,7 +472,7 @@ def _safe(text: str) -> str:
 
 
 def _word(each: CallSummary) -> str:
-    return f"{each.outcome} (in doubt)" if each.outcome == "failed" and each.executed == "unknown" else each.outcome
+    return f"{each.outcome} (in doubt)" if each.in_doubt else each.outcome
 
 
 def _time(at: float) -> str:

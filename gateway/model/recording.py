@@ -105,6 +105,8 @@ class CallSummary:
     outcome: str
     code: str | None
     executed: str
+    in_doubt: bool
+    """It may have run, and must not be repeated unasked. A read is never in doubt, even where it is unknown."""
     elapsed_us: int | None
     """None where the gateway was killed during the call."""
     recovered: bool

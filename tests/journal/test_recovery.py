@@ -60,7 +60,8 @@ async def test_a_write_that_was_on_its_way_is_recorded_as_in_doubt(tmp_path: Pat
     assert [step["stage"] for step in record.body["trail"]] == ["resolve", "validate"]
     with read_only(path) as raw:
         [summary] = queries.list_calls(raw, CallFilter(outcome="failed"))
-        assert (summary.id, summary.recovered, summary.executed) == (call.id, True, "unknown")
+        assert (summary.id, summary.recovered, summary.executed, summary.in_doubt) == (call.id, True, "unknown", True)
+        assert queries.list_sessions(raw)[0].in_doubt == 1
         assert queries.open_calls(raw) == []
         assert queries.verify(raw).fault is None
 
@@ -74,6 +75,9 @@ async def test_a_read_that_was_on_its_way_is_not_in_doubt(tmp_path: Path) -> Non
     [record] = records_of(path, "call")
     assert record.body["outcome"]["in_doubt"] is False
     assert record.body["executed"] == "unknown"
+    with read_only(path) as raw:
+        assert queries.list_calls(raw, CallFilter())[0].in_doubt is False
+        assert queries.list_sessions(raw)[0].in_doubt == 0
 
 
 async def test_the_start_says_whether_the_process_before_stopped_in_good_order(tmp_path: Path) -> None:
