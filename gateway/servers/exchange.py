@@ -38,6 +38,8 @@ class Unanswered:
     retry_after_seconds: float | None = None
     status: int | None = None
     """The HTTP status that said so, where one did."""
+    error: bytes | None = None
+    """The JSON-RPC error that said so, where one did: relayed if renewing does not help."""
     permanent: bool = False
     """Trying again now is pointless."""
     forgotten: bool = False

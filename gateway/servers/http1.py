@@ -11,6 +11,7 @@ takes it: a server may close one at any moment, and a request that meets the clo
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import zlib
@@ -377,5 +378,7 @@ class HttpClient:
 
 def _text(error: BaseException) -> str:
     """What went wrong, in the system's words, on one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    number = getattr(error, "errno", None)
+    system = os.strerror(number) if isinstance(number, int) and number > 0 else getattr(error, "strerror", None)
+    text = system or str(error) or type(error).__name__
     return str(text).split("\n", 1)[0][:200]

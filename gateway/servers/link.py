@@ -292,13 +292,15 @@ class Link:
             await self._initialize(None)
             return
         # A child's silence may mean that it is still starting; over HTTP it is an answer of its own.
-        for _ in range(MAX_MOVES):
+        for attempt in range(MAX_MOVES):
             envelope = self._envelope(self._capabilities, self._client, None)
             probe = await self._begin("server/discover", {"_meta": envelope})
             with anyio.move_on_after(PROBE_SECONDS):
                 await self._drain(probe)
             ending = probe.ending
-            if not (isinstance(ending, Unanswered) and ending.forgotten and ending.status is None):
+            moved = isinstance(ending, Unanswered) and ending.forgotten and ending.status is None
+            # Refused, but with our version among those it names: as the specification has it, we ask again with that one.
+            if not moved and not (attempt == 0 and _names_our_version(ending)):
                 break
         if isinstance(ending, Unanswered) and ending.ran == "no" and ending.status in (None, 401, 403):
             raise StartError(ending.reason)
@@ -988,6 +990,16 @@ def _error_code(ending: Ending | None) -> int | None:
         code = wire.parse(ending.error).get("code")
         return code if isinstance(code, int) else None
     return None
+
+
+def _names_our_version(ending: Ending | None) -> bool:
+    """Whether a server refused a protocol version and lists one that we speak without a handshake."""
+    if ending is None or ending.error is None:
+        return False
+    error = wire.parse(ending.error)
+    data = error.get("data") if error.get("code") == wire.UNSUPPORTED_VERSION else None
+    supported = data.get("supported") if isinstance(data, dict) else None
+    return isinstance(supported, list) and wire.MODERN in supported
 
 
 def _error(code: int, message: str) -> dict[str, Any]:

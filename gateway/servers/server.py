@@ -74,7 +74,7 @@ REFRESH_GAP_SECONDS: Final = 0.25
 
 DRAIN_SECONDS: Final = 30.0
 RETIRE_SECONDS: Final = 10.0
-RENEWALS: Final = 4
+RENEWALS: Final = 3
 
 CONTROL_CAPABILITIES: Final[Mapping[str, Any]] = {
     "roots": {"listChanged": True},
@@ -520,6 +520,8 @@ class ToolServer:
             if loop.time() + pause >= deadline or not self._budget.spend():
                 break
             await asyncio.sleep(pause)
+        if isinstance(ending, Unanswered) and ending.error is not None:
+            ending = Answered(error=ending.error)
         if isinstance(ending, Answered) and ending.result is not None and b"input_required" in ending.result:
             return self._needs_input(ending, call, attempt)
         return outcome(ending, call)

@@ -48,6 +48,9 @@ _OWN_HEADERS: Final = frozenset(
     | {"mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name", "last-event-id"}
 )
 
+_LEGACY_REFUSALS: Final = frozenset({-32000, -32001})
+"""With which servers of the handshake era refuse a request without a session."""
+
 _NOT_CARRIED_OUT: Final = frozenset(
     {400, 401, 403, 404, 405, 406, 410, 413, 414, 415, 417, 421, 426, 429, 431, 501, 503}
 )
@@ -353,7 +356,14 @@ class StreamableHttp:
             exchange.finish(Unanswered(Code.SERVER_LOST, reason, "no", status=status, forgotten=True))
         elif error is not None and error[0] == wire.UNSUPPORTED_VERSION:
             reason = "it does not speak this protocol version"
-            exchange.finish(Unanswered(Code.SERVER_UNAVAILABLE, reason, "no", status=status, forgotten=True))
+            refused = Unanswered(Code.SERVER_UNAVAILABLE, reason, "no", status=status, error=error[1], forgotten=True)
+            exchange.finish(refused)
+        elif error is not None and self.stateless and status == 400 and error[0] in _LEGACY_REFUSALS:
+            # No error of 2026-07-28: somebody else answers here now.
+            gone = Unanswered(
+                Code.SERVER_UNAVAILABLE, "it answers 400", "no", status=status, error=error[1], forgotten=True
+            )
+            exchange.finish(gone)
         elif error is not None:
             exchange.finish(Answered(error=error[1]))
         else:

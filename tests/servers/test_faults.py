@@ -5,7 +5,7 @@ import contextlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -476,3 +476,29 @@ async def test_a_flood_of_notifications_costs_bounded_memory_and_the_answer_stil
         caller = Slow()
         assert text(await running.call("s", "t", {}, caller=caller)) == "ok"
         assert 0 < len(caller.notified) <= 5000
+
+
+@pytest.mark.rule("servers.era-found-again")
+@pytest.mark.parametrize(("before", "after"), [("modern", "legacy"), ("legacy", "modern")])
+async def test_a_server_that_comes_back_in_another_era_is_found_out_again(
+    before: Literal["modern", "legacy"], after: Literal["modern", "legacy"], tmp_path: Path
+) -> None:
+    old = Scripted(tmp_path, {"tools": [tool("t")]}, name="old", era=before)
+    new = Scripted(tmp_path, {"tools": [tool("t")]}, name="new", era=after)
+    async with contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(contextlib.AsyncExitStack())
+        url = await first.enter_async_context(old.http())
+        running = await stack.enter_async_context(pool(http("s", url)))
+        await running.available("s")
+        await running.call("s", "t", {})
+        await first.aclose()
+        await stack.enter_async_context(new.http(int(url.split(":")[2].split("/")[0])))
+        async with asyncio.timeout(20):
+            while True:
+                outcome = await running.call("s", "t", {})
+                if isinstance(outcome, Completed) and outcome.result is not None:
+                    break
+                await asyncio.sleep(0.2)
+        await running.available("s")
+        assert running.servers.states()[0].era == after
+        assert new.received("tools/call")[-1]["era"] == after

@@ -233,3 +233,44 @@ async def test_what_belongs_to_nobody_of_a_shared_child_reaches_nobody(tmp_path:
         await waiting
         assert [each.notified for each in channels] == [[], []]
         assert [each.notified for each in callers] == [[], []]
+
+
+@pytest.mark.rule("servers.log-level-agreed")
+@pytest.mark.parametrize("wire", ["stdio-legacy", "http-legacy", "sse-legacy"])
+async def test_a_legacy_server_learns_the_log_level_that_a_call_brings(wire: str, tmp_path: Path) -> None:
+    script = {"tools": [tool("t")]}
+    async with scripted(wire, tmp_path, script, isolation="session") as (server, settings), pool(settings) as running:
+        await running.available("s")
+        for level in ("info", "info", None, "debug", "error"):
+            await running.call("s", "t", {}, caller=RecordingCaller(log_level=level))
+        told = [entry["params"]["level"] for entry in server.received("logging/setLevel")]
+        assert told == ["info", "debug", "error"]
+
+
+@pytest.mark.rule("servers.log-level-agreed")
+async def test_what_several_share_is_only_ever_made_to_say_more(tmp_path: Path) -> None:
+    script = {"tools": [tool("t")]}
+    async with (
+        scripted("stdio-legacy", tmp_path, script, isolation="shared") as (server, settings),
+        pool(settings) as it,
+    ):
+        await it.available("s")
+        for session, level in (("a", "warning"), ("b", "info"), ("a", "error"), ("b", "debug")):
+            await it.call("s", "t", {}, session=session, caller=RecordingCaller(log_level=level))
+        told = [entry["params"]["level"] for entry in server.received("logging/setLevel")]
+        assert told == ["warning", "info", "debug"]
+
+
+@pytest.mark.rule("servers.roots-changed")
+async def test_changed_roots_are_told_to_the_legacy_servers_of_that_session(tmp_path: Path) -> None:
+    async with (
+        scripted("stdio-legacy", tmp_path, {"tools": [tool("t")]}) as (server, settings),
+        pool(settings) as running,
+    ):
+        await running.available("s")
+        await running.call("s", "t", {}, session="a")
+        await running.call("s", "t", {}, session="b")
+        running.servers.roots_changed("a")
+        told = await server.wait_for("notified", method="notifications/roots/list_changed")
+        pids = [entry["pid"] for entry in server.received("tools/call")]
+        assert [entry["pid"] for entry in told] == [pids[0]]
