@@ -110,6 +110,9 @@ def report(found: "Import", path: Path, *, dry_run: bool, as_json: bool) -> None
         frame.say(f"{name}: not taken over: {reason}")
     if found.servers and not dry_run:
         frame.say(f"{len(found.servers)} servers written to {path}; read the risks marked `# proposed`")
+        frame.say(
+            "a gateway that runs already takes them over by itself, or, where there are [operators], with `gateway reload`"
+        )
 
 
 @frame.command()

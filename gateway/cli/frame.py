@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "init": ("start", "init", "Write a servers.toml and policies to begin with."),
     "serve": ("start", "serve", "Serve agents over HTTP."),
     "stdio": ("start", "stdio", "Serve one agent on standard input and output."),
-    "check": ("start", "check", "Check the configuration and the policies."),
+    "check": ("check", "check", "Check the configuration and the policies."),
     "doctor": ("doctor", "doctor", "Look for what is wrong around the gateway."),
     "import": ("clients", "import_", "Take over the tool servers of a client."),
     "install": ("clients", "install", "Put the gateway into a client's configuration."),
@@ -228,13 +228,18 @@ def operator(configuration: "Configuration", role: str = "operator") -> "Operato
 
 
 def print_json(value: Any) -> None:
-    """A result as JSON, one document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """A result as JSON, one document. Known secrets are erased."""
+    from gateway.config.secrets import REGISTRY
+
+    plain = json.loads(json.dumps(value, default=str))
+    click.echo(json.dumps(REGISTRY.redact_value(plain), indent=2, ensure_ascii=False))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A result as a table; columns as wide as they need to be, nothing cut off."""
-    cells = [[str(cell) if cell is not None else "" for cell in row] for row in rows]
+    """A result as a table; columns as wide as they need to be, nothing cut off. Known secrets are erased."""
+    from gateway.config.secrets import REGISTRY
+
+    cells = [[REGISTRY.redact(str(cell)) if cell is not None else "" for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in [list(headings), *cells]) for column in range(len(headings))]
     for line in [[heading.upper() for heading in headings], *cells]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

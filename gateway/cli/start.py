@@ -1,4 +1,4 @@
-"""`init`, `serve`, `stdio`, `check`: from nothing to a running gateway."""
+"""`init`, `serve`, `stdio`: from nothing to a running gateway."""
 
 import os
 from pathlib import Path
@@ -48,26 +48,6 @@ def stdio(agent: str | None) -> None:
     elif agent is not None and agent != LOCAL_AGENT.name:
         raise click.UsageError(f"there is no agent {agent!r}: the configuration has no [agents]")
     frame.run(wiring.stdio, configuration, settings)
-
-
-@frame.command()
-@frame.json_option
-def check(as_json: bool) -> None:
-    """Check the configuration and the policies. Connects to nothing."""
-    configuration = frame.configuration()
-    if as_json:
-        frame.print_json(
-            {
-                "file": os.fspath(configuration.file),
-                "sha256": configuration.sha256,
-                "servers": {name: server.disabled_reason for name, server in configuration.servers.items()},
-                "warnings": list(configuration.warnings),
-            }
-        )
-        return
-    for warning in configuration.warnings:
-        frame.say(f"warning: {warning}")
-    click.echo(f"{configuration.file}: {len(configuration.servers)} servers, sha256 {configuration.sha256[:12]}")
 
 
 @frame.command()

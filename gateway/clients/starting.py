@@ -41,8 +41,8 @@ class Beginning:
 
 
 def new_key() -> str:
-    """A key of 256 bits."""
-    return secrets.token_urlsafe(32)
+    """An operator's key of 256 bits. The prefix is for people, and for scanners that look for leaked secrets."""
+    return f"gwo_{secrets.token_urlsafe(32)}"
 
 
 def operator_name() -> str:
