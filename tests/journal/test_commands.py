@@ -1,6 +1,8 @@
 """`gateway calls`, `sessions`, `tail`, `log`, as an operator runs them: on a store that nobody owns at the moment."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,3 +186,21 @@ def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "servers.toml").write_text('[servers.git]\ncommand = "git"\n')
     result = CliRunner().invoke(gateway, ["--config", str(tmp_path / "servers.toml"), "calls", "list"])
     assert "there is no store" in str(result.exception)
+
+
+@pytest.mark.rule("evidence.export-verifies")
+def test_the_verifier_that_the_documentation_prints_agrees(recorded: Recorded, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "records.md").read_text()
+    program = text.split("```python\n")[1].split("```")[0]
+    file = tmp_path / "log.jsonl"
+    assert recorded.run("log", "export", "-o", str(file)).exit_code == 0
+
+    def verified() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
+
+    found = verified()
+    assert found.returncode == 0, found.stderr
+    head = recorded.run("log", "verify", str(file)).stdout.split()[-1]
+    assert found.stdout == f"6 records, head {head}\n"
+    file.write_bytes(file.read_bytes().replace(b"hello", b"hallo"))
+    assert verified().returncode == 1
