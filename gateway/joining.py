@@ -370,7 +370,8 @@ async def attend(
                 writer.close()
             logger.info("the store's owner has gone; looking for the next one")
             until = anyio.current_time() + FIND_SECONDS
-            await _lost(client, talk)
+            if not await _lost(client, talk):
+                return
     except BaseExceptionGroup as group:
         raise _alone(group) from group
     finally:
@@ -460,12 +461,15 @@ async def _own(
                 )
 
 
-async def _lost(client: ClientEnd, talk: Conversation) -> None:
-    """Answer what is in doubt, and prepare what the next owner hears first."""
-    to_client, to_owner = talk.lost()
-    client.prelude = to_owner
-    for text in to_client:
-        await client.write(text)
+async def _lost(client: ClientEnd, talk: Conversation) -> bool:
+    """Answer what is in doubt, and prepare what the next owner hears first. False where the client is gone as well."""
+    to_client, client.prelude = talk.lost()
+    try:
+        for text in to_client:
+            await client.write(text)
+    except OSError:
+        return False
+    return True
 
 
 class _Joined:

@@ -35,6 +35,9 @@ VERSION: Final = 1
 """Of the hello. Another one is refused: both processes have to be of one installation."""
 
 HELLO_SECONDS: Final = 10.0
+SESSION_SECONDS: Final = 3.0
+"""How long a connection that was lost may take to be noticed, before its session can be taken up again."""
+
 HELLO_BYTES: Final = 16_777_216
 """A hello may carry a command's params, or a client's opening."""
 
@@ -276,12 +279,14 @@ class _Service:
         principal = self._built.gateway.authenticate(key if isinstance(key, str) else None)
         if principal is None or (agent is not None and agent != principal.id):
             return "the agent's key is not valid", None
-        if session_id is not None and (
-            not isinstance(session_id, str)
-            or not 8 <= len(session_id) <= 64
-            or await self._built.gateway.channel(session_id) is not None
-        ):
-            return "the session cannot be taken up", None
+        if session_id is not None:
+            if not isinstance(session_id, str) or not 8 <= len(session_id) <= 64:
+                return "the session's id is not valid", None
+            with anyio.move_on_after(SESSION_SECONDS):
+                while await self._built.gateway.channel(session_id) is not None:  # noqa: ASYNC110 - nothing tells
+                    await anyio.sleep(0.05)
+            if await self._built.gateway.channel(session_id) is not None:
+                return "the session is served to another process", None
         return "", principal
 
 

@@ -344,6 +344,17 @@ class SqlJournal:
                 self._drained.set()
                 return
 
+    def writer_ended(self, writing: asyncio.Task[None]) -> None:
+        """Nobody waits for a writer that is gone, however it went."""
+        if not writing.cancelled() and (error := writing.exception()) is not None:
+            logger.critical("the journal's writer failed; nothing more is forwarded", exc_info=error)
+        self._closing = True
+        self._drained.set()
+        left, self._queue = self._queue, []
+        for entry in left:
+            if entry.future is not None and not entry.future.done():
+                entry.future.set_exception(JournalUnavailable("the journal is closed"))
+
     def _wake_soon(self) -> None:
         """Have what nobody waits for committed, together with what comes next or after `LINGER_SECONDS`."""
         if self._timer is None:
@@ -648,6 +659,7 @@ async def open_journal(
         # A task of asyncio, owned by this function: a task group would wrap what its body raises, and end the writer
         # together with those whose last entries it has to write.
         writing = asyncio.create_task(journal.write_queue(), name="journal")
+        writing.add_done_callback(journal.writer_ended)
         try:
             await journal.started()
             yield journal

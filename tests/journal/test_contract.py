@@ -283,6 +283,17 @@ async def test_one_bad_entry_does_not_take_the_batch_with_it(journal: SqlJournal
     assert journal.status.unwritten == 0
 
 
+@pytest.mark.rule("journal.fails-closed")
+async def test_when_the_writer_itself_fails_nobody_waits_for_ever_and_nothing_begins(journal: SqlJournal) -> None:
+    def broken() -> None:
+        raise MemoryError
+
+    journal._wake.wait = broken  # type: ignore[method-assign,assignment]
+    await journal.begin(begin(a_call()))  # the writer waits once more after it, and fails
+    with pytest.raises(JournalUnavailable), anyio.fail_after(5):
+        await journal.begin(begin(a_call()))
+
+
 async def test_a_closed_journal_takes_nothing(opened: Open) -> None:
     async with opened() as journal:
         pass
