@@ -494,6 +494,8 @@ class FunctionWriter(Writer):
         self.hoisted: dict[tuple[str, ...], str] = {}
         self.contexts: dict[int, str] = {}
         self.args: set[str] = set()
+        self.indexed: set[str] = set()
+        self.known: set[str] = set()
 
     # Rules --------------------------------------------------------------------------------------------------------
 
@@ -657,7 +659,13 @@ class FunctionWriter(Writer):
             self.body(body)
             return
         first = [expr for expr in body if self.is_indexed(expr)]
+        self.indexed = set(self.args)
+        self.known = set()
         for expr in first:
+            if isinstance(expr.node, ast.Call):
+                for side, other in (expr.node.args, reversed(expr.node.args)):
+                    if isinstance(side, ast.Var):
+                        (self.known if _is_literal(other) else self.indexed).add(side.name)
             self.expr(expr)
         rest = [expr for expr in body if not self.is_indexed(expr)] if first else body
         checks = [expr for expr in rest if self.is_indexed_check(expr)]
@@ -726,7 +734,14 @@ class FunctionWriter(Writer):
             return False
         if not isinstance(constant, ast.Scalar) or type(constant.value) is not str:
             return False
-        return isinstance(value, ast.Var) and value.name in self.bound
+        return self.is_from_index(value)
+
+    def is_known(self, term: ast.Term) -> bool:
+        return _is_literal(term) or (isinstance(term, ast.Var) and term.name in self.known)
+
+    def is_from_index(self, term: ast.Term) -> bool:
+        """A variable that stands for a path the index knows, or for an argument."""
+        return isinstance(term, ast.Var) and term.name in self.indexed and term.name in self.bound
 
     def indexed_check(self, expr: ast.Expr) -> None:
         assert isinstance(expr.node, ast.Call)

@@ -34,11 +34,11 @@ def term_text(term: ast.Term) -> str:
         case ast.ObjectTerm():
             return "{" + ", ".join([f"{term_text(k)}: {term_text(v)}" for k, v in term.pairs]) + "}"
         case ast.ArrayComprehension():
-            return f"[{term_text(term.term)} | {body_text(term.body)}]"
+            return f"[{_operand(term.term)} | {body_text(term.body)}]"
         case ast.SetComprehension():
-            return f"{{{term_text(term.term)} | {body_text(term.body)}}}"
+            return f"{{{_operand(term.term)} | {body_text(term.body)}}}"
         case ast.ObjectComprehension():
-            return f"{{{term_text(term.key)}: {term_text(term.value)} | {body_text(term.body)}}}"
+            return f"{{{_operand(term.key)}: {_operand(term.value)} | {body_text(term.body)}}}"
         case ast.Call():
             return _call(term)
         case ast.TemplateString():
