@@ -458,7 +458,7 @@ async def test_a_read_that_used_up_its_tries_is_kept_with_them_and_can_be_droppe
     async with running(tmp_path, text) as runtime:
         assert isinstance(await execute(runtime, "s__look", {}), Failed)
         with anyio.fail_after(10):  # a read is answered once its outcome is queued
-            while not (letters := await runtime.acts.perform("dead-letters.list", None, {})):
+            while not (letters := await runtime.acts.perform("dead-letters.list", None, {})):  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         (letter,) = letters
         assert (letter["in_doubt"], len(letter["attempts"])) == (False, 2)
