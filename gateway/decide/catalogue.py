@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from gateway.model.call import Principal, TargetType
+from gateway.model.call import TargetType
 from gateway.model.snapshot import Catalogue, Entry, RemovedEntry, ServerCatalogue, View
 
 MAX_NAME = 64
@@ -65,15 +65,6 @@ def merge(servers: Mapping[str, ServerCatalogue], tool_names: str) -> Catalogue:
         removed=tuple(removed),
         revision=digest.hexdigest()[:16],
     )
-
-
-def permitted(entry: Entry, principal: Principal) -> bool:
-    """Whether the configuration lets this principal use the entry (`[agents.x] servers` and `tools`)."""
-    if principal.servers is not None and not any(fnmatchcase(entry.server, glob) for glob in principal.servers):
-        return False
-    if entry.type is not TargetType.TOOL or principal.tools is None:
-        return True
-    return any(matches(glob, entry.server, entry.name) for glob in principal.tools)
 
 
 def matches(glob: str, server: str, tool: str) -> bool:
