@@ -414,7 +414,7 @@ class CodeGenerator:
         self.write(f"def {name}(c):", body[0].loc if body else ast.NOWHERE, write)
         self.write_keyed()
         self.program.load(name)
-        function: Callable[[runtime.Context], list[tuple[Value, ...]]] = self.program.namespace[name]
+        function: Callable[[runtime.Context], list[tuple[Value, ...]]] = self.program.namespace.pop(name)
         return function
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -63,6 +64,8 @@ class Compilation:
     builtins: Mapping[str, BuiltinFunction]
     strict: bool
     problems: list[Problem] = field(default_factory=list)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """Held while a query is compiled."""
 
     def arity(self, op: ast.Ref) -> int:
         return arity_of(self.root, op)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from gateway.rego import ast, errors
 from gateway.rego.builtins.registry import DECLARED, BuiltinFunction
@@ -82,7 +82,9 @@ def _ranges(rows: set[int]) -> Iterator[dict[str, Any]]:
         previous = row
 
 
-Decide = Callable[..., Any]
+_QUERIES_KEPT: Final = 128
+_CompiledQuery: TypeAlias = tuple[CodeGenerator, Callable[[Context], list[tuple[Value, ...]]], dict[str, str]]
+Decide: TypeAlias = Callable[..., Any]
 """`decide(input, time_ns=, seed=, max_steps=, deadline=, coverage=, on_print=)` -> a JSON value or `UNDEFINED`."""
 
 
@@ -105,6 +107,7 @@ class Policy:
         self._generator = generator if generator is not None else _generate(compilation, Targets())
         self._covering: CodeGenerator | None = None
         self._revision: str | None = None
+        self._queries: dict[tuple[str, bool], _CompiledQuery] = {}
 
     # Asking -------------------------------------------------------------------------------------------------------
 
@@ -138,10 +141,7 @@ class Policy:
             CompileError: the query is wrong.
             EvalError: it cannot be answered.
         """
-        body, outputs = compile_query(self._compilation, parse_query(query))
-        generator = self._generator_for(body, coverage)
-        names = list(outputs.values())
-        run = generator.query(body, names, f"query{self._compilation.names.count}")
+        generator, run, outputs = self._compiled_query(query, coverage)
         value = _input_value(self, input, input_term)
         context = self._context(
             generator,
@@ -157,6 +157,20 @@ class Policy:
         _collect(coverage, context.q, generator)
         return [dict(zip(outputs, row, strict=True)) for row in rows]
 
+    def _compiled_query(self, query: str, coverage: Coverage | None) -> _CompiledQuery:
+        """Compiles a query, or finds it compiled; the lock is for the names that queries share."""
+        asked = (query, coverage is not None)
+        with self._compilation.lock:
+            known = self._queries.get(asked)
+            if known is None:
+                body, outputs = compile_query(self._compilation, parse_query(query))
+                generator = self._generator_for(body, coverage)
+                run = generator.query(body, list(outputs.values()), f"query{self._compilation.names.count}")
+                if len(self._queries) >= _QUERIES_KEPT:
+                    self._queries.clear()
+                known = self._queries[asked] = (generator, run, outputs)
+            return known
+
     def prepare(self, ref: str) -> Decide:
         """Compiles a ref, such as `data.gateway.decision`, to a function of the input.
 
@@ -169,10 +183,11 @@ class Policy:
 
         def entry(coverage: Coverage | None) -> tuple[CodeGenerator, Callable[[Context], Value]]:
             covered = coverage is not None
-            if covered not in compiled:
-                generator = self._generator_for([], coverage)
-                compiled[covered] = generator, self._entry(generator, ref, term)
-            return compiled[covered]
+            with self._compilation.lock:
+                if covered not in compiled:
+                    generator = self._generator_for([], coverage)
+                    compiled[covered] = generator, self._entry(generator, ref, term)
+                return compiled[covered]
 
         generator, plain = entry(None)
         functions = generator.functions()

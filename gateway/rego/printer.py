@@ -28,11 +28,11 @@ def term_text(term: ast.Term) -> str:
         case ast.Ref():
             return _ref(term)
         case ast.ArrayTerm():
-            return "[" + ", ".join([term_text(item) for item in term.items]) + "]"
+            return "[" + ", ".join([_operand(item) for item in term.items]) + "]"
         case ast.SetTerm():
-            return "{" + ", ".join([term_text(item) for item in term.items]) + "}" if term.items else "set()"
+            return "{" + ", ".join([_operand(item) for item in term.items]) + "}" if term.items else "set()"
         case ast.ObjectTerm():
-            return "{" + ", ".join([f"{term_text(k)}: {term_text(v)}" for k, v in term.pairs]) + "}"
+            return "{" + ", ".join([f"{_operand(k)}: {_operand(v)}" for k, v in term.pairs]) + "}"
         case ast.ArrayComprehension():
             return f"[{_operand(term.term)} | {body_text(term.body)}]"
         case ast.SetComprehension():
@@ -103,10 +103,12 @@ def expr_text(expr: ast.Expr) -> str:
             text = "some " + ", ".join([term_text(symbol) for symbol in node.symbols])
         case ast.Every():
             key = f"{term_text(node.key)}, " if node.key is not None else ""
-            text = f"every {key}{term_text(node.value)} in {term_text(node.domain)} {{ {body_text(node.body)} }}"
+            text = f"every {key}{term_text(node.value)} in {_operand(node.domain)} {{ {body_text(node.body)} }}"
         case _:
             text = term_text(node)
-            if isinstance(node, (ast.SetTerm, ast.SetComprehension)) and not text.startswith("set("):
+            # In braces, `{a}` would read as a set, and `{a | b}` as a comprehension.
+            is_union = isinstance(node, ast.Call) and node.infix and node.name == "or"
+            if is_union or (isinstance(node, (ast.SetTerm, ast.SetComprehension)) and not text.startswith("set(")):
                 text = f"({text})"
     if expr.negated:
         text = f"not {text}"
