@@ -62,6 +62,7 @@ GIVE_UP_SECONDS: Final = 1.0
 
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 8.0
+LEVEL_SECONDS: Final = 5.0
 HOUSEKEEPING_SECONDS: Final = 30.0
 MAX_HOUSEKEEPING_BYTES: Final = 16 * 1024 * 1024
 MAX_OUTSIDE: Final = 1000
@@ -85,6 +86,8 @@ ASKS: Final[Mapping[str, Literal["roots", "elicitation", "sampling"]]] = {
 """What a tool server may ask of a client, and the name of it in `asks`."""
 
 LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+
+_NOT_SUBSCRIBABLE: Final = b'{"code":-32602,"message":"The tool server grants no subscription to this resource"}'
 
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,18})')
 
@@ -189,9 +192,9 @@ class Link:
         self._elicitations: dict[str, str] = {}
         self._heads: dict[tuple[str, str | None], bytes] = {}
         self._marks: dict[str, http_headers.Marked] = {}
-        self._listening: Exchange | None = None
+        self._listening: anyio.CancelScope | None = None
         self._listen_again = asyncio.Event()
-        self._acknowledged = asyncio.Event()
+        self._subscribing: list[tuple[str, asyncio.Future[Ending]]] = []
         self._listener_runs = False
 
     # --- lifetime ---
@@ -418,7 +421,7 @@ class Link:
         self._log_level = level
         if self.era == "legacy" and "logging" in self.server_capabilities:
             try:
-                await self.request("logging/setLevel", {"level": level})
+                await self.request("logging/setLevel", {"level": level}, timeout_seconds=LEVEL_SECONDS)
             except RequestFailed as error:
                 logger.info("%s: %s", self.settings.name, error)
 
@@ -713,7 +716,11 @@ class Link:
                 if (scope := self._asking.get(_member(message, "requestId"))) is not None:
                     scope.cancel()
             case "notifications/subscriptions/acknowledged":
-                self._acknowledged.set()
+                meta = _member(message, "_meta")
+                token = meta.get(wire.SUBSCRIPTION_KEY) if isinstance(meta, dict) else None
+                listening = origin or (self.in_flight.get(token) if type(token) is int else None)
+                if listening is not None and listening.identifier not in self.calls:
+                    listening.post(message)
             case "notifications/resources/updated" | "notifications/elicitation/complete":
                 self._put_outside(message)
             case _:
@@ -803,14 +810,20 @@ class Link:
         """`resources/subscribe` at a modern server: the connection's listening is renewed with one more URI."""
         self.subscriptions.setdefault(uri, set()).add(session_id)
         self.sessions.add(session_id)
-        self._acknowledged.clear()
+        acknowledged: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._subscribing.append((uri, acknowledged))
         self._listen()
+        ending: Ending = Unanswered(Code.SERVER_TIMEOUT, "it did not acknowledge the subscription in time", "no")
         try:
             async with asyncio.timeout_at(deadline):
-                await self._acknowledged.wait()
+                ending = await acknowledged
         except TimeoutError:
-            return Unanswered(Code.SERVER_TIMEOUT, "it did not acknowledge the subscription in time", "no")
-        return Answered(result=b"{}")
+            pass
+        finally:
+            self._subscribing = [each for each in self._subscribing if each[1] is not acknowledged]
+            if not isinstance(ending, Answered) or ending.result is None:
+                self.unsubscribe(session_id, uri)
+        return ending
 
     def unsubscribe(self, session_id: str, uri: str | None = None) -> None:
         """Forget one subscription of a session, or all of them."""
@@ -850,11 +863,10 @@ class Link:
 
     def _listen(self) -> None:
         """Listen to what is of interest now: begin, or begin again with other interests."""
-        if self._listener_runs:
-            self._listen_again.set()
-            if self._listening is not None:
-                self._listening.finish(Unanswered(Code.SERVER_LOST, "listening begins anew", "no"))
-        else:
+        self._listen_again.set()
+        if self._listening is not None:
+            self._listening.cancel()
+        if not self._listener_runs:
             self._listener_runs = True
             self._spawn(self._keep_listening)
 
@@ -870,40 +882,79 @@ class Link:
         return wanted
 
     async def _keep_listening(self) -> None:
-        """`subscriptions/listen`, again whenever it ends: the server may have changed meanwhile."""
+        """`subscriptions/listen`, again whenever it ends or the interests change.
+
+        A new one is acknowledged before its predecessor is given up, so that nothing is missed in between; what may have
+        been missed after an end that was not ours is looked up.
+        """
         pause = RELISTEN_SECONDS
-        first = True
+        current: Exchange | None = None
+        missed = False
         while True:
             self._listen_again.clear()
             wanted = self._interests()
             if not wanted:
+                self._stop_listening(current)
+                current = None
                 await self._listen_again.wait()
                 continue
-            if not first:
-                self._changed("")
-            params = {"notifications": wanted, "_meta": self._envelope(self._capabilities, self._client, None)}
             began = asyncio.get_running_loop().time()
-            exchange = self._listening = await self._begin("subscriptions/listen", params)
-            try:
-                await self._drain(exchange)
-            finally:
+            params = {"notifications": wanted, "_meta": self._envelope(self._capabilities, self._client, None)}
+            former, current = current, await self._begin("subscriptions/listen", params)
+            acknowledged: Envelope | None = None
+            with anyio.move_on_after(CONNECT_SECONDS):
+                acknowledged = await current.next()
+            self._stop_listening(former)
+            self._subscribed(wanted, acknowledged, current.ending)
+            if acknowledged is not None:
+                if missed:
+                    self._changed("")
+                with anyio.CancelScope() as self._listening:
+                    if not self._listen_again.is_set():
+                        await self._drain(current)
                 self._listening = None
-                self.in_flight.pop(exchange.identifier, None)
-                self.transport.drop(exchange)
-                if not self.transport.stateless:
-                    self._spawn(partial(self._tell_cancelled, exchange.identifier, "listening begins anew"))
-            if self._listen_again.is_set():
-                first = True  # our own doing: nothing was missed that matters to the catalogue
-                continue
-            if _error_code(exchange.ending) == wire.METHOD_NOT_FOUND:
-                self._acknowledged.set()
+                if current.ending is None:
+                    missed = False
+                    continue
+            missed = True
+            unknown = _error_code(current.ending) == wire.METHOD_NOT_FOUND
+            self._stop_listening(current)
+            current = None
+            if unknown:
+                self._listener_runs = False
                 return
-            first = False
             if asyncio.get_running_loop().time() - began > MAX_RELISTEN_SECONDS:
                 pause = RELISTEN_SECONDS
             with anyio.move_on_after(pause):
                 await self._listen_again.wait()
             pause = min(pause * 2, MAX_RELISTEN_SECONDS)
+
+    def _subscribed(self, wanted: Mapping[str, Any], acknowledged: Envelope | None, ending: Ending | None) -> None:
+        """Tell those who wait for a subscription what became of it."""
+        if acknowledged is None and not (isinstance(ending, Answered) and ending.error is not None):
+            return  # lost, or too slow: it is tried again
+        granted: Any = ()
+        if acknowledged is not None:
+            honoured = _notification(acknowledged)[1].get("notifications")
+            granted = honoured.get("resourceSubscriptions") if isinstance(honoured, dict) else ()
+        for uri, waiting in self._subscribing:
+            if uri not in wanted.get("resourceSubscriptions", ()) or waiting.done():
+                continue
+            if isinstance(granted, list) and uri in granted:
+                waiting.set_result(Answered(result=b"{}"))
+            elif acknowledged is None:
+                assert ending is not None
+                waiting.set_result(ending)
+            else:
+                waiting.set_result(Answered(error=_NOT_SUBSCRIBABLE))
+
+    def _stop_listening(self, exchange: Exchange | None) -> None:
+        if exchange is None:
+            return
+        running = exchange.ending is None
+        self._done(exchange)
+        if running and not self.transport.stateless:
+            self._spawn(partial(self._tell_cancelled, exchange.identifier, "listening begins anew"))
 
 
 def outcome(ending: Ending, call: Call) -> Outcome:
