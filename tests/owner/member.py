@@ -106,7 +106,7 @@ class CrashingJournal:
         return None
 
     async def _die_when_queued(self) -> None:
-        assert self.journal.status.queued == 1
+        assert self.journal.status.queued >= 1  # the end of a read before it may linger there
         die()
 
     async def end(self, end: End) -> None:
