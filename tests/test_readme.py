@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import loads
-from tests.cli.programs import environment
-from tests.gateway_process import free_port
+from tests.cli.programs import environment, gateway
+from tests.gateway_process import free_port, serve
 from tests.nodejs import REAL
 from tests.nodejs import environment as node_environment
 
@@ -26,6 +26,9 @@ BIN = Path(sys.executable).parent
 OWN_TESTS = {
     "scripts/demo": "test_the_demo_starts_and_says_how_to_connect",
     "scripts/test": "test_the_test_script_runs_tests",
+    """for n in 1 2 3 4 5; do gateway call time/get_current_time '{"timezone": "UTC"}'; done""": (
+        "test_a_looping_agent_gets_the_message_of_the_readme"
+    ),
     "claude mcp add --transport http gateway http://127.0.0.1:8080/mcp": "test_claude_code_takes_the_command",
 }
 """Commands that have a test of their own; all others are run by `test_the_commands_work_in_their_order`."""
@@ -117,6 +120,26 @@ def test_the_demo_starts_and_says_how_to_connect(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+@pytest.mark.rule("readme.loop")
+def test_a_looping_agent_gets_the_message_of_the_readme(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "servers.toml", tmp_path)
+    shutil.copytree(ROOT / "policies", tmp_path / "policies")
+    (line,) = [line for line in commands() if line.startswith("for ")]
+    (message,) = [block.strip() for block in blocks("text")]
+    variables = {**environment(tmp_path), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    with serve(tmp_path / "servers.toml"):
+        deadline = time.monotonic() + 60
+        while (states := gateway("servers", "--json", home=tmp_path, cwd=tmp_path).out).count('"available"') < 2:
+            assert time.monotonic() < deadline, states
+        ran = subprocess.run(
+            ["sh", "-c", line], cwd=tmp_path, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=180, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 1, ran.stderr
+    assert message in ran.stderr
+    assert ran.stdout.count('"timezone"') == 4
 
 
 @pytest.mark.rule("start.test")
