@@ -23,7 +23,9 @@ from gateway.servers.wire import SUBSCRIPTION_KEY
 
 logger = logging.getLogger("gateway.servers")
 
-IDLE_SECONDS = 300.0
+IDLE_SECONDS = 1800.0
+"""As long as an agent's session may be idle: many children hold state that their session counts on."""
+
 MAX_LINKS = 64
 """Children or connections of one tool server."""
 

@@ -65,6 +65,7 @@ FIRST_LOOK_SECONDS: Final = 10.0
 
 FIRST_PAUSE_SECONDS: Final = 0.5
 MAX_PAUSE_SECONDS: Final = 60.0
+CONTROL_IDLE_SECONDS: Final = 300.0
 FAIL_FAST_SECONDS: Final = 5.0
 """A child that just failed to start is not started again for every call that comes."""
 
@@ -295,15 +296,16 @@ class ToolServer:
         return joined(listing, self._heard.values())
 
     async def _close_idle(self) -> None:
-        idle_seconds = self._around.idle_seconds
+        longest = self._around.idle_seconds
         while True:
-            await asyncio.sleep(max(0.05, idle_seconds / 4))
+            await asyncio.sleep(max(0.05, min(longest, CONTROL_IDLE_SECONDS) / 4))
             now = asyncio.get_running_loop().time()
             for slot in list(self._slots.values()):
                 link = slot.link
                 if link is None or not link.open or not link.idle or self._stays(slot):
                     continue
-                if now - link.used_at >= idle_seconds:
+                # The gateway's own holds no state that anybody counts on.
+                if now - link.used_at >= (min(longest, CONTROL_IDLE_SECONDS) if slot.key.control else longest):
                     self._slots.pop(slot.key, None)
                     link.stop("it was idle")
 

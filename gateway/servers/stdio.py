@@ -204,7 +204,7 @@ class Stdio(asyncio.SubprocessProtocol):
         # Its leader may be gone while others of the group live on.
         if self._signal(signal.SIGTERM):
             await self._gone_within(EXIT_ON_TERM_SECONDS)
-            if self._signal(signal.SIGKILL):
+            if self._signal(getattr(signal, "SIGKILL", signal.SIGTERM)):
                 await self._gone_within(EXIT_ON_KILL_SECONDS)
         process.close()
         self._watchdog.remove(group)

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.model.call import Method
 from gateway.model.refusal import Code
-from gateway.model.verdict import Failed
+from gateway.model.verdict import Completed, Failed
 from tests.scripted_server import tool
 from tests.servers.harness import Pool, RecordingCaller, eventually, pool, scripted, text
 
@@ -274,3 +274,44 @@ async def test_changed_roots_are_told_to_the_legacy_servers_of_that_session(tmp_
         told = await server.wait_for("notified", method="notifications/roots/list_changed")
         pids = [entry["pid"] for entry in server.received("tools/call")]
         assert [entry["pid"] for entry in told] == [pids[0]]
+
+
+@pytest.mark.rule("servers.subscription-honest")
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"notify": "notifications/subscriptions/acknowledged", "params": {"notifications": {}}}, {"hang": True}],
+        [{"error": {"code": -32601, "message": "Method not found"}}],
+    ],
+    ids=["not granted", "unknown"],
+)
+async def test_a_subscription_that_a_modern_server_does_not_grant_is_an_error(
+    steps: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    script = {**RESOURCES, "on": {"subscriptions/listen": steps}}
+    async with scripted("http-modern", tmp_path, script) as (_, settings), pool(settings) as running:
+        await running.available("s")
+        outcome = await running.call("s", "file:///a", method=Method.SUBSCRIBE, timeout_seconds=10)
+        assert isinstance(outcome, Completed)
+        assert outcome.result is None
+        assert outcome.error is not None
+
+
+@pytest.mark.rule("servers.subscription-honest")
+@pytest.mark.parametrize("wire", ["http-modern", "stdio-modern"])
+async def test_nothing_is_missed_while_a_modern_subscription_is_renewed(wire: str, tmp_path: Path) -> None:
+    """The new stream is acknowledged before the old one is closed: in the ledger, no moment without a listener."""
+    async with scripted(wire, tmp_path, RESOURCES, isolation="shared") as (server, settings), pool(settings) as running:
+        await running.available("s")
+        for session in ("a", "b", "c"):
+            await running.call("s", "file:///a", method=Method.SUBSCRIBE, session=session)
+            await running.call("s", "file:///b", method=Method.SUBSCRIBE, session=session)
+        await server.wait_for("cancelled", count=2)
+        open_now = 0
+        began = False
+        for entry in server.entries():
+            if entry["event"] == "received" and entry["method"] == "subscriptions/listen":
+                open_now, began = open_now + 1, True
+            elif entry["event"] == "cancelled":
+                open_now -= 1
+            assert not began or open_now >= 1
