@@ -73,6 +73,7 @@ class Session:
 
     Args:
         put: takes a message outside any call (a handshake-era client's standing stream); None where there is none.
+        put_once: the same, but lets a message go that waits there already.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Session:
         client: Client,
         modern: bool,
         put: Callable[[bytes], None] | None,
+        put_once: Callable[[bytes], None] | None,
         now: float,
     ) -> None:
         self.id = session_id
@@ -102,11 +104,14 @@ class Session:
         self.listeners: list[Listener] = []
         self.streams: OrderedDict[str, EventStream] = OrderedDict()
         """Of handshake-era HTTP, by name, for resuming; "0" is the standing one."""
+        self.credential = credential(gateway, principal)
+        """The key that proved the principal when the session was opened: with it, the session goes."""
         self.ended = False
         self.closing: Callable[[], None] | None = None
         """Ends the connection that the session is (stdio)."""
         self._gateway = gateway
         self._put = put
+        self._put_once = put_once
         self._asks: dict[str, Ask] = {}
         self._asked = 0
         self._nonce = secrets.token_hex(4)
@@ -137,8 +142,8 @@ class Session:
         for kind in kinds:
             if (method := LIST_CHANGED.get(kind)) is None:
                 continue
-            if self._put is not None:
-                self._put(wire.notification(method, None))
+            if self._put_once is not None:
+                self._put_once(wire.notification(method, None))
             for listener in self.listeners:
                 if kind in listener.kinds:
                     listener.put(listener.frame(method, None))
@@ -257,7 +262,7 @@ class Sessions:
         if not self._room(principal):
             return None
         standing = EventStream("0", keep=True)
-        session = self._new(secrets.token_hex(16), principal, client, modern=False, put=standing.put)
+        session = self._new(secrets.token_hex(16), principal, client, modern=False, standing=standing)
         session.streams["0"] = standing
         self._legacy[session.id] = session
         return session
@@ -283,7 +288,7 @@ class Sessions:
             identifier = (
                 hashlib.sha256(f"{principal.id}\0{named}".encode()).hexdigest()[:32] if named is not None else new_id()
             )
-            session = self._modern[key] = self._new(identifier, principal, client, modern=True, put=None)
+            session = self._modern[key] = self._new(identifier, principal, client, modern=True, standing=None)
         session.used_at = asyncio.get_running_loop().time()
         return session
 
@@ -325,8 +330,8 @@ class Sessions:
         kinds = changed_kinds(event)
         if isinstance(event, ConfigurationChanged) and event.accepted:
             for session in (*self._legacy.values(), *self._modern.values()):
-                if not still_known(self._gateway, session.principal):
-                    self.end(session, "the agent was removed")
+                if not refreshed(self._gateway, session):
+                    self.end(session, "the agent or its key was removed")
         if kinds:
             for session in (*self._legacy.values(), *self._modern.values()):
                 session.changed(kinds)
@@ -354,7 +359,7 @@ class Sessions:
         client: Client,
         *,
         modern: bool,
-        put: Callable[[bytes], None] | None,
+        standing: EventStream | None,
     ) -> Session:
         session = Session(
             gateway=self._gateway,
@@ -362,7 +367,8 @@ class Sessions:
             principal=principal,
             client=client,
             modern=modern,
-            put=put,
+            put=standing.put if standing is not None else None,
+            put_once=standing.put_once if standing is not None else None,
             now=asyncio.get_running_loop().time(),
         )
         self._count[principal.id] = self._count.get(principal.id, 0) + 1
@@ -381,8 +387,18 @@ def changed_kinds(event: Event) -> tuple[str, ...]:
             return ()
 
 
-def still_known(gateway: Gateway, principal: Principal) -> bool:
-    """Whether the configuration still has this agent."""
+def credential(gateway: Gateway, principal: Principal) -> bytes | None:
+    """What proves this principal in the configuration as it is now; None where nobody needs a proof, b"" where none is."""
     if gateway.agents is None:
-        return True
-    return any(agent.principal.id == principal.id for agent in gateway.agents)
+        return None
+    return next((agent.key_sha256 for agent in gateway.agents if agent.principal.id == principal.id), b"")
+
+
+def refreshed(gateway: Gateway, session: Session) -> bool:
+    """Take the session's principal as the configuration has it now; False where the agent or its key was removed."""
+    if credential(gateway, session.principal) != session.credential or session.credential == b"":
+        return False
+    for agent in gateway.agents or ():
+        if agent.principal.id == session.principal.id:
+            session.principal = agent.principal
+    return True

@@ -43,7 +43,7 @@ from gateway.edge.protocol import (
     REFUSED,
     VERSION_KEY,
 )
-from gateway.edge.sessions import Session, changed_kinds, still_known
+from gateway.edge.sessions import Session, changed_kinds, refreshed
 from gateway.edge.settings import EdgeSettings
 from gateway.edge.subscriptions import listen
 from gateway.model.call import Client, Principal
@@ -109,6 +109,7 @@ class Connection:
             client=Client(transport=transport),
             modern=False,
             put=self._put_outside,
+            put_once=self._put_once,
             now=anyio.current_time(),
         )
         self.session.closing = self._scope.cancel
@@ -350,6 +351,11 @@ class Connection:
         if self._shaken:
             self._put_droppable(text)
 
+    def _put_once(self, text: bytes) -> None:
+        """The same, unless it waits there already."""
+        if text not in self._waiting:
+            self._put_outside(text)
+
     async def _write_all(self) -> None:
         try:
             while True:
@@ -370,8 +376,8 @@ class Connection:
     def _receive(self, event: Event) -> None:
         """What the gateway says of itself."""
         changed = isinstance(event, ConfigurationChanged) and event.accepted
-        if changed and not still_known(self._gateway, self.session.principal):
-            self.session.end("the agent was removed")
+        if changed and not refreshed(self._gateway, self.session):
+            self.session.end("the agent or its key was removed")
         elif kinds := changed_kinds(event):
             self.session.changed(kinds)
 

@@ -71,6 +71,11 @@ class EventStream:
         self.ended = final
         self._wake.set()
 
+    def put_once(self, message: bytes) -> None:
+        """Append a message, unless the same one still waits to be sent: of a storm of changes, one is told."""
+        if not any(number > self.sent and waiting == message for number, waiting in self._events):
+            self.put(message)
+
     def end(self) -> None:
         """End without a further message."""
         self.ended = True

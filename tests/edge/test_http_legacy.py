@@ -471,3 +471,21 @@ async def test_an_enveloped_request_with_a_sessions_headers_is_a_mismatch() -> N
         answer = await gateway.post(call(_meta={VERSION_KEY: "2026-07-28"}), session)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] in (-32020, -32602)
+
+
+@pytest.mark.rule("session.storm")
+async def test_of_a_storm_of_changes_a_client_that_is_not_listening_is_told_once() -> None:
+    made = world()
+    async with served(made) as gateway:
+        session = await gateway.initialize()
+        for number in range(1_000):
+            made.events.publish(CatalogueChanged(at=0, revision=str(number), kinds=("tools",)))
+        channel = await made.gateway.channel(session["mcp-session-id"])
+        assert channel is not None
+        await channel.notify("notifications/message", {"level": "info", "data": "x"})
+        async with standing(gateway, session) as answer:
+            stream = Stream(answer)
+            assert (await stream.next())["method"] == "notifications/tools/list_changed"
+            assert (await stream.next())["method"] == "notifications/message"
+            made.events.publish(CatalogueChanged(at=0, revision="next", kinds=("tools",)))
+            assert (await stream.next())["method"] == "notifications/tools/list_changed"

@@ -17,7 +17,7 @@ from gateway.edge.listener import bound, serve_http
 from gateway.edge.security import HostCheck, respond
 from gateway.edge.settings import EdgeSettings
 from gateway.model.call import Call
-from gateway.model.events import AuthenticationRefused, ConfigurationChanged
+from gateway.model.events import AuthenticationRefused, ConfigurationChanged, SessionEnded
 from gateway.model.verdict import Outcome
 from gateway.ports import Caller
 from tests.building import tool
@@ -283,18 +283,35 @@ async def test_keys_under_gateway_are_not_forwarded() -> None:
 
 
 @pytest.mark.rule("session.removed-agent")
-async def test_a_removed_agents_sessions_end_at_once() -> None:
+@pytest.mark.parametrize("change", ["removed", "another key", "no agents"])
+async def test_a_removed_agents_sessions_end_at_once(change: str) -> None:
     made = world(agents=AGENTS)
+    after = {"removed": AGENTS[1:], "another key": (agent("a", "key-new"), AGENTS[1]), "no agents": None}[change]
     async with served(made) as gateway:
         ours, theirs = await gateway.initialize(headers=A), await gateway.initialize(headers=B)
         async with standing(gateway, ours) as answer, connected(made, AGENTS[0].principal) as wire:
             await wire.request("initialize", initialize_request()["params"])
-            made.gateway.agents = AGENTS[1:]
+            made.gateway.agents = after
             made.events.publish(ConfigurationChanged(at=0, accepted=True, sha256=""))
             with anyio.fail_after(5):
                 assert [chunk async for chunk in answer.aiter_text()]
-        assert (await gateway.post(call(), ours)).status_code == 401
-        assert (await gateway.post(call(), theirs)).status_code == 200
+        if after is not None:
+            assert (await gateway.post(call(), ours)).status_code == 401
+            assert (await gateway.post(call(), theirs)).status_code == 200
+    ended = [event for event in made.published if isinstance(event, SessionEnded)]
+    assert [event.principal for event in ended if "removed" in event.reason].count("a") == 2
+
+
+async def test_a_connections_principal_is_the_one_of_the_configuration_as_it_is_now() -> None:
+    made = world(agents=AGENTS)
+    async with connected(made, AGENTS[0].principal) as wire:
+        await wire.request("initialize", initialize_request()["params"])
+        made.gateway.agents = (agent("a", "key-a", roles=("reader",)),)
+        made.events.publish(ConfigurationChanged(at=0, accepted=True, sha256=""))
+        await wire.send({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "fixture__echo"}})
+        while (await wire.receive()).get("id") != 1:
+            pass
+    assert made.script.calls[0].principal.roles == ("reader",)
 
 
 # --- hidden and unknown ---
