@@ -473,19 +473,19 @@ def from_json(data: Any) -> Value:
     Tuples become lists and Decimals numbers; anything else that is no JSON raises `TypeError`.
     """
     kind = type(data)
-    if kind is str or kind is int or data is None or kind is bool:
+    if kind in _SCALARS:
         return data
     if kind is float:
         if not math.isfinite(data):
             raise TypeError("a JSON number is finite")
         return data
     if kind is list or kind is tuple:
-        return [from_json(item) for item in data]
+        return [item if type(item) in _SCALARS else from_json(item) for item in data]
     if kind is dict:
         for k in data:
             if type(k) is not str:
                 raise TypeError(f"a JSON object's keys are strings, not {type(k).__name__}")
-        return {k: from_json(item) for k, item in data.items()}
+        return {k: item if type(item) in _SCALARS else from_json(item) for k, item in data.items()}
     if kind is RegoSet or kind is NumberText:
         return data
     if isinstance(data, Decimal):
