@@ -60,7 +60,9 @@ def test_every_rule_is_shown_by_tests_that_exist_and_say_so() -> None:
             if test not in tests:
                 problems.append(f"{rule['file']}: {identifier}: there is no test {test}")
             elif identifier not in tests[test]:
-                problems.append(f"{rule['file']}: {identifier}: {test} does not carry @pytest.mark.rule({identifier!r})")
+                problems.append(
+                    f"{rule['file']}: {identifier}: {test} does not carry @pytest.mark.rule({identifier!r})"
+                )
     assert not problems, "\n" + "\n".join(problems)
 
 
