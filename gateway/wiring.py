@@ -37,9 +37,11 @@ from gateway.adapters.signing import Signer, open_signer
 from gateway.adapters.system import EventFanout, SystemClock
 from gateway.config import AgentSettings, Configuration, PolicySettings, load
 from gateway.control import AgentKey, Gateway
+from gateway.decide.breaker import Rules as BreakerRules
 from gateway.decide.hold import Operator
+from gateway.decide.interrupt import Rule
 from gateway.decide.pause import Stop, Stops
-from gateway.decide.quota import Ledger
+from gateway.decide.quota import Ledger, Quota
 from gateway.directory import PolicyDirectory
 from gateway.edge import wire
 from gateway.edge.http import application, mcp_app
@@ -49,7 +51,7 @@ from gateway.edge.settings import EdgeSettings
 from gateway.edge.stdio import serve_stdio, stdio_streams, take_stdio
 from gateway.engine import Engine
 from gateway.joining import attend
-from gateway.model.call import Client, Principal
+from gateway.model.call import Call, Client, Principal
 from gateway.model.errors import GatewayError, JournalUnavailable
 from gateway.model.events import (
     AuthenticationRefused,
@@ -73,7 +75,7 @@ from gateway.servers.pool import ToolServers
 from gateway.snapshots import Snapshots
 from gateway.stages.authorize import Authorize
 from gateway.stages.breaker import CircuitBreaker
-from gateway.stages.bulkhead import Bulkhead
+from gateway.stages.bulkhead import Bulkhead, PoolRules
 from gateway.stages.deduplicate import Deduplicate
 from gateway.stages.hold import Holds
 from gateway.stages.interrupt import Interrupt
@@ -271,14 +273,14 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             )
 
         hold_stage = Holds(book, lambda server: limits.server_fingerprint(current(), server), clock)
-        directory = PolicyDirectory(events, clock)
+        directory = PolicyDirectory(
+            events, clock, keep=lambda kind, content: tasks.start_soon(_kept, journal, kind, content)
+        )
         authorize = Authorize(timeout_seconds=lambda: current().policy.timeout_seconds)
         events.subscribe(authorize.recent.hear)
         quota = Quotas(cached.quotas, ledger, clock)
-        breaker = CircuitBreaker(lambda call: limits.breaker(current(), call), clock, events)
-        bulkhead = Bulkhead(
-            lambda risk: limits.pool(current(), risk), lambda server: limits.server_pool(current(), server), clock
-        )
+        breaker = CircuitBreaker(cached.breaker, clock, events)
+        bulkhead = Bulkhead(cached.pool, cached.server, clock)
         engine = Engine(
             stages=chain(
                 resolve=Resolve(directory, events, hold_stage.approval),
@@ -447,23 +449,53 @@ def acts(runtime: Runtime, refusals: Counter[str]) -> Acts:
 
 
 class _Cached:
-    """Quotas and interrupts of the present configuration, made once a configuration: stages ask at every call."""
+    """The present configuration's limits as values, made once a configuration: stages ask at every call."""
 
     def __init__(self, configuration: Callable[[], Configuration]) -> None:
         self._configuration = configuration
-        self._made: tuple[Configuration, tuple[Any, ...], tuple[Any, ...]] | None = None
+        self._of: Configuration | None = None
+        self._quotas: tuple[Quota, ...] = ()
+        self._interrupts: tuple[Rule, ...] = ()
+        self._rules: dict[tuple[str, str], BreakerRules] = {}
+        self._pools: dict[str, PoolRules] = {}
+        self._servers: dict[str, PoolRules] = {}
 
-    def quotas(self) -> tuple[Any, ...]:
-        return self._current()[1]
+    def quotas(self) -> tuple[Quota, ...]:
+        self._current()
+        return self._quotas
 
-    def interrupts(self) -> tuple[Any, ...]:
-        return self._current()[2]
+    def interrupts(self) -> tuple[Rule, ...]:
+        self._current()
+        return self._interrupts
 
-    def _current(self) -> tuple[Configuration, tuple[Any, ...], tuple[Any, ...]]:
+    def breaker(self, call: Call) -> BreakerRules:
+        configuration = self._current()
+        key = (call.server, call.name)
+        if (found := self._rules.get(key)) is None:
+            if len(self._rules) >= 10_000:  # names of resources are not bounded
+                self._rules.clear()
+            found = self._rules[key] = limits.breaker(configuration, call)
+        return found
+
+    def pool(self, risk: str) -> PoolRules:
+        configuration = self._current()
+        if (found := self._pools.get(risk)) is None:
+            found = self._pools[risk] = limits.pool(configuration, risk)
+        return found
+
+    def server(self, name: str) -> PoolRules:
+        configuration = self._current()
+        if (found := self._servers.get(name)) is None:
+            found = self._servers[name] = limits.server_pool(configuration, name)
+        return found
+
+    def _current(self) -> Configuration:
         configuration = self._configuration()
-        if self._made is None or self._made[0] is not configuration:
-            self._made = configuration, limits.quotas(configuration), limits.interrupts(configuration)
-        return self._made
+        if configuration is not self._of:
+            self._of = configuration
+            self._quotas, self._interrupts = limits.quotas(configuration), limits.interrupts(configuration)
+            self._rules, self._pools, self._servers = {}, {}, {}
+        return configuration
 
 
 def recording(configuration: Configuration) -> RecordingSettings:
@@ -536,6 +568,14 @@ async def _recorded(journal: SqlJournal, type: str, body: Mapping[str, Any], *wr
         await journal.record(type, body, tuple(writes))
     except JournalUnavailable as error:
         logger.error("%s could not be recorded: %s", type, error)
+
+
+async def _kept(journal: SqlJournal, kind: str, content: bytes) -> None:
+    """Store a document that records name by its hash; a journal that is down is reported."""
+    try:
+        await journal.keep(kind, content)
+    except JournalUnavailable as error:
+        logger.error("a %s could not be kept: %s", kind, error)
 
 
 async def _record_events(events: EventFanout, journal: SqlJournal) -> None:

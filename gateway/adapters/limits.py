@@ -4,22 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+import orjson
+
 from gateway.adapters.writes import Chained, Statement, WriteKind
 from gateway.decide.pause import Stop, Stops
 from gateway.decide.quota import Ledger, Quota, Use, Window
 from gateway.model.call import Call
 
 TABLES = """
+    -- one row a call: [[quota, subject, at, calls, cost], ...] in JSON
     CREATE TABLE quota_use (
-        call_id TEXT NOT NULL,
-        quota TEXT NOT NULL,
-        subject TEXT NOT NULL,
+        call_id TEXT PRIMARY KEY,
         at REAL NOT NULL,
-        calls INTEGER NOT NULL,
-        cost REAL NOT NULL,
-        PRIMARY KEY (call_id, quota)
+        data BLOB NOT NULL
     ) WITHOUT ROWID;
-    CREATE INDEX quota_use_at ON quota_use (quota, at);
+    CREATE INDEX quota_use_at ON quota_use (at);
 
     CREATE TABLE stops (
         subject TEXT NOT NULL,
@@ -47,15 +46,16 @@ class Reads(Protocol):
 async def load_use(journal: Reads, ledger: Ledger, quotas: Sequence[Quota], now: float) -> None:
     """Bring back what was used of counts and budgets before the process began."""
     windows: dict[str, Quota] = {quota.id: quota for quota in quotas}
-    for identifier, subject, at, calls, cost in await journal.read(_use, now - KEEP_SECONDS):
-        quota = windows.get(identifier)
-        if quota is None:
-            continue
-        key = (identifier, subject)
-        if calls and quota.window is not None:
-            _add(ledger.calls, key, quota.window, at, calls)
-        if cost and quota.budget is not None:
-            _add(ledger.costs, key, quota.budget.window, at, cost)
+    for (data,) in await journal.read(_use, now - KEEP_SECONDS):
+        for identifier, subject, at, calls, cost in orjson.loads(data):
+            quota = windows.get(identifier)
+            if quota is None:
+                continue
+            key = (identifier, subject)
+            if calls and quota.window is not None:
+                _add(ledger.calls, key, quota.window, at, calls)
+            if cost and quota.budget is not None:
+                _add(ledger.costs, key, quota.budget.window, at, cost)
 
 
 def _add(uses: dict[tuple[str, str], Use], key: tuple[str, str], window: Window, at: float, amount: float) -> None:
@@ -86,7 +86,7 @@ def stop_row(stop: Stop) -> Mapping[str, Any]:
 
 
 def _use(raw: Any, since: float) -> list[Any]:
-    return list(raw.execute("SELECT quota, subject, at, calls, cost FROM quota_use WHERE at > ?", (since,)).fetchall())
+    return list(raw.execute("SELECT data FROM quota_use WHERE at > ?", (since,)).fetchall())
 
 
 def _stops(raw: Any) -> list[Any]:
@@ -95,15 +95,8 @@ def _stops(raw: Any) -> list[Any]:
 
 def _reserved(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
     assert call is not None
-    values = (call.id, data["quota"], data["subject"], data["at"], data["calls"], data["cost"])
-    sql = "INSERT OR REPLACE INTO quota_use (call_id, quota, subject, at, calls, cost) VALUES (?, ?, ?, ?, ?, ?)"
-    return (Statement(sql=sql, parameters=values),)
-
-
-def _settled(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
-    assert call is not None
-    sql = "UPDATE quota_use SET calls = ?, cost = ? WHERE call_id = ? AND quota = ?"
-    return (Statement(sql=sql, parameters=(data["calls"], data["cost"], call.id, data["quota"])),)
+    sql = "INSERT OR REPLACE INTO quota_use (call_id, at, data) VALUES (?, ?, ?)"
+    return (Statement(sql=sql, parameters=(call.id, at, orjson.dumps(data["rows"]))),)
 
 
 def _pruned(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
@@ -124,7 +117,7 @@ def _stop_lifted(call: Call | None, at: float, data: Mapping[str, Any]) -> Seque
 
 WRITES: Mapping[str, WriteKind] = {
     "quota.reserved": _reserved,
-    "quota.settled": _settled,
+    "quota.settled": _reserved,
     "quota.pruned": _pruned,
     "stop.put": _stop_put,
     "stop.lifted": _stop_lifted,

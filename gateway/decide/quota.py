@@ -21,6 +21,9 @@ from gateway.model.call import Call, TargetType
 
 SLOTS = 60
 
+MAX_KINDS = 10_000
+"""Kinds of calls whose quotas are remembered."""
+
 Per = Literal["agent", "session", "server", "tool", "gateway"]
 
 
@@ -65,11 +68,12 @@ class Quota:
     wall_seconds: float | None = None
     budget: Budget | None = None
 
-    @property
-    def id(self) -> str:
-        """Stays the same as long as what is counted is the same, so that use carries over a reload and a restart."""
+    id: str = ""
+    """Stays the same as long as what is counted is the same, so that use carries over a reload and a restart."""
+
+    def __post_init__(self) -> None:
         conditions = ",".join(f"{key}={value}" for key, value in sorted(self.match.items()))
-        return f"{self.name}|{conditions}|{self.per}"
+        object.__setattr__(self, "id", f"{self.name}|{conditions}|{self.per}")
 
 
 def applies(quota: Quota, call: Call) -> bool:
@@ -112,23 +116,35 @@ def subject(quota: Quota, call: Call) -> str:
 
 @dataclass(slots=True)
 class Use:
-    """What one subject has used of one window. Amounts by the slot they fell into."""
+    """What one subject has used of one window. Amounts by the slot they fell into, and their sum."""
 
     slots: dict[int, float] = field(default_factory=dict)
+    total: float = 0.0
+    oldest: int = 0
+    """No slot is older; while it counts, so does the whole total."""
 
     def used(self, window: Window, now: float) -> float:
         """The amount that counts now; slots that no longer do are forgotten."""
         first = _first_slot(window, now)
-        for slot in [slot for slot in self.slots if slot < first]:
-            del self.slots[slot]
-        return math.fsum(self.slots.values())
+        if first > self.oldest:
+            for slot in [slot for slot in self.slots if slot < first]:
+                del self.slots[slot]
+            self.oldest = min(self.slots, default=first)
+            self.total = math.fsum(self.slots.values())
+        return self.total
 
     def add(self, window: Window, at: float, amount: float) -> None:
         """Count an amount at an instant; a negative one gives back."""
         slot = _slot(window, at)
-        self.slots[slot] = self.slots.get(slot, 0.0) + amount
-        if self.slots[slot] <= 0:
-            del self.slots[slot]
+        before = self.slots.get(slot, 0.0)
+        after = before + amount
+        if after > 0:
+            self.slots[slot] = after
+            self.total += amount
+            self.oldest = min(self.oldest, slot)
+        else:
+            self.slots.pop(slot, None)
+            self.total -= before
 
     def free_after(self, window: Window, now: float, limit: float, amount: float) -> float | None:
         """Seconds until `amount` fits below `limit`; None where it never does."""
@@ -159,6 +175,18 @@ def _first_slot(window: Window, now: float) -> int:
 
 def _calendar(window: Window, at: float) -> tuple[float, float]:
     """Begin and end, in seconds since the epoch, of the calendar window that holds an instant."""
+    known = _latest_calendar.get((window.unit, window.zone))
+    if known is not None and known[0] <= at < known[1]:
+        return known
+    found = _latest_calendar[window.unit, window.zone] = _calendar_of(window, at)
+    return found
+
+
+_latest_calendar: dict[tuple[str, str], tuple[float, float]] = {}
+"""Of each unit and zone the window that was asked for last: nearly always the present one."""
+
+
+def _calendar_of(window: Window, at: float) -> tuple[float, float]:
     zone = ZoneInfo(window.zone)
     local = datetime.fromtimestamp(at, zone)
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
@@ -202,7 +230,7 @@ class Exhausted:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Taken:
     """What a call holds of one quota until it settles."""
 
@@ -241,6 +269,7 @@ class Ledger:
         self.calls: dict[tuple[str, str], Use] = {}
         self.costs: dict[tuple[str, str], Use] = {}
         self.flying: dict[tuple[str, str], int] = {}
+        self._applying: dict[tuple[object, ...], tuple[Sequence[Quota], tuple[Quota, ...]]] = {}
         self.started: dict[tuple[str, str], float] = {}
         """First call of a subject under a `wall_seconds` quota."""
 
@@ -297,11 +326,22 @@ class Ledger:
 
     def take(self, quotas: Sequence[Quota], call: Call, now: float) -> Exhausted | tuple[Taken, ...]:
         """Take from every quota that applies, or from none."""
-        matching = [quota for quota in quotas if applies(quota, call)]
+        matching = self._matching(quotas, call)
         for quota in matching:
             if (refusal := self.exhausted(quota, call, now)) is not None:
                 return refusal
         return tuple(self._take(quota, call, now) for quota in matching)
+
+    def _matching(self, quotas: Sequence[Quota], call: Call) -> tuple[Quota, ...]:
+        """The quotas that apply; globs are matched once for each kind of call."""
+        session = call.session_id if any("session" in quota.match for quota in quotas) else ""
+        kind = (call.principal.id, call.principal.roles, call.server, call.name, call.type, call.risk, session)
+        known = self._applying.get(kind)
+        if known is None or known[0] is not quotas:
+            if len(self._applying) >= MAX_KINDS:
+                self._applying.clear()
+            known = self._applying[kind] = (quotas, tuple(quota for quota in quotas if applies(quota, call)))
+        return known[1]
 
     def _take(self, quota: Quota, call: Call, now: float) -> Taken:
         whom = subject(quota, call)

@@ -113,6 +113,8 @@ class CircuitBreaker:
 
     def _settle(self, subject: str, permit: Permit, signal: Signal, rules: Rules) -> None:
         before = self._breakers.get(subject, CLOSED)
+        if before.state is State.CLOSED and signal != "failure":
+            return  # the common case changes nothing
         self._keep(subject, before, settle(before, rules, permit, signal, self._now()))
 
     def _keep(self, subject: str, before: Breaker, after: Breaker) -> None:

@@ -24,6 +24,10 @@ MAX_SUBJECTS = 10_000
 """Sessions and agents whose state a rule keeps; the least recent are forgotten first."""
 
 
+HEAR_ENDINGS = frozenset({"failures", "result_bytes", "repeated_result"})
+"""The kinds of rules that need to know how calls ended."""
+
+
 class Interrupt:
     """Checks stops, counts arrivals, watches for declared patterns.
 
@@ -48,29 +52,40 @@ class Interrupt:
     ) -> None:
         self._stops, self._rules, self._quotas, self._ledger = stops, rules, quotas, ledger
         self._stop, self._clock = stop, clock
-        self._watches: dict[tuple[Rule, str], Watch] = {}
+        self._states: dict[tuple[Rule, str], Watch] = {}
+        self._watches: dict[tuple[str, str], tuple[Sequence[Rule], list[Watch]]] = {}
+        self._picked: tuple[Sequence[Quota], tuple[Quota, ...]] = ((), ())
 
     async def admit(self, call: Call) -> Verdict:
         now = self._clock.time_ns() / 1e9
         if (stop := self._stops.stopping(call, now)) is not None:
             return stopped(stop, now)
-        arrived = [quota for quota in self._quotas() if quota.count == "arrived"]
+        arrived = self._arrived()
         if arrived and isinstance(taken := self._ledger.take(arrived, call, now), Exhausted):
             return refused(taken)
         rules = self._rules()
         if not rules or call.type is not TargetType.TOOL:
             return PROCEED
         arrival = Arrival(at=now, server=call.server, tool=call.name, digest=identity(call))
-        met = [rule for rule in rules if self._watch(rule, call).arrive(arrival)]
+        met = [watch.rule for watch in self._watching(rules, call) if watch.arrive(arrival)]
         return self._met(met, call, now) if met else PROCEED
 
     async def settle(self, call: Call, outcome: Outcome) -> Settlement | None:
         if call.type is not TargetType.TOOL or not (rules := self._rules()):
             return None
-        ending = _ending(outcome, self._clock.time_ns() / 1e9)
-        for rule in rules:
-            self._watch(rule, call).end(ending)
+        watches = [watch for watch in self._watching(rules, call) if watch.rule.kind in HEAR_ENDINGS]
+        if watches:
+            ending = _ending(outcome, self._clock.time_ns() / 1e9)
+            for watch in watches:
+                watch.end(ending)
         return None
+
+    def _arrived(self) -> tuple[Quota, ...]:
+        """The quotas that count what merely arrives; picked once a configuration."""
+        every = self._quotas()
+        if every is not self._picked[0]:
+            self._picked = every, tuple(quota for quota in every if quota.count == "arrived")
+        return self._picked[1]
 
     def _met(self, met: Sequence[Rule], call: Call, now: float) -> Verdict:
         """What the rules that are met ask for: the first that stops the call stops it, holds are gathered."""
@@ -109,12 +124,26 @@ class Interrupt:
         facts = {"interrupts": [rule.name for rule in met]}
         return Proceed(call=replace(call, hold_reasons=(*call.hold_reasons, *holds)), facts=facts)
 
-    def _watch(self, rule: Rule, call: Call) -> Watch:
-        key = (rule, call.principal.id if rule.per == "agent" else call.session_id)
-        watch = self._watches.pop(key, None) or Watch(rule)
-        self._watches[key] = watch  # the most recent last
-        if len(self._watches) > MAX_SUBJECTS:
-            del self._watches[next(iter(self._watches))]
+    def _watching(self, rules: Sequence[Rule], call: Call) -> list[Watch]:
+        """The watches of all rules for this call's agent and session, in the rules' order.
+
+        Rules that a reload left as they were keep what they have seen.
+        """
+        key = (call.principal.id, call.session_id)
+        known = self._watches.get(key)
+        if known is None or known[0] is not rules:
+            made = [self._watch(rule, key[0] if rule.per == "agent" else key[1]) for rule in rules]
+            known = self._watches[key] = (rules, made)
+            if len(self._watches) > MAX_SUBJECTS:
+                del self._watches[next(iter(self._watches))]
+        return known[1]
+
+    def _watch(self, rule: Rule, subject: str) -> Watch:
+        key = (rule, subject)
+        watch = self._states.pop(key, None) or Watch(rule)
+        self._states[key] = watch  # the most recently asked for last
+        if len(self._states) > MAX_SUBJECTS:
+            del self._states[next(iter(self._states))]
         return watch
 
 

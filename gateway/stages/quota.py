@@ -38,9 +38,10 @@ class Quotas:
     def __init__(self, quotas: Callable[[], Sequence[Quota]], ledger: Ledger, clock: Clock) -> None:
         self._quotas, self._ledger, self._clock = quotas, ledger, clock
         self._held: dict[str, tuple[Taken, ...]] = {}
+        self._picked: tuple[Sequence[Quota], tuple[Quota, ...]] = ((), ())
 
     async def admit(self, call: Call) -> Verdict:
-        quotas = [quota for quota in self._quotas() if quota.count == "forwarded"]
+        quotas = self._forwarded()
         if not quotas:
             return PROCEED
         taken = self._ledger.take(quotas, call, self._clock.time_ns() / 1e9)
@@ -49,18 +50,23 @@ class Quotas:
         if not taken:
             return PROCEED
         self._held[call.id] = taken
-        return Proceed(
-            writes=tuple(
-                Write(kind="quota.reserved", data=_written(held, held.cost)) for held in taken if durable(held)
-            )
-        )
+        rows = [_written(held, held.cost, held.calls) for held in taken if durable(held)]
+        return Proceed(writes=(Write(kind="quota.reserved", data={"rows": rows}),)) if rows else PROCEED
+
+    def _forwarded(self) -> tuple[Quota, ...]:
+        """The quotas that count what is forwarded; picked once a configuration."""
+        every = self._quotas()
+        if every is not self._picked[0]:
+            self._picked = every, tuple(quota for quota in every if quota.count == "forwarded")
+        return self._picked[1]
 
     async def settle(self, call: Call, outcome: Outcome) -> Settlement | None:
         held = self._held.pop(call.id, ())
         if not held:
             return None
         ran = may_have_run(outcome)
-        writes: list[Write] = []
+        rows: list[tuple[str, str, float, int, float]] = []
+        changed = False
         for taken in held:
             cost = None
             budget = taken.quota.budget
@@ -72,9 +78,10 @@ class Quotas:
             ):
                 cost = cost_in(orjson.loads(outcome.received or outcome.result), budget.cost)
             final = self._ledger.settle(taken, executed=ran, cost=cost)
-            if durable(taken) and (not ran or final != taken.cost):
-                writes.append(Write(kind="quota.settled", data=_written(taken, final, calls=taken.calls if ran else 0)))
-        return Settlement(writes=tuple(writes)) if writes else None
+            if durable(taken):
+                changed = changed or not ran or final != taken.cost
+                rows.append(_written(taken, final, taken.calls if ran else 0))
+        return Settlement(writes=(Write(kind="quota.settled", data={"rows": rows}),)) if changed else None
 
     def use(self) -> Iterator[QuotaUse]:
         """Every counter that has been used, against its limit."""
@@ -149,11 +156,6 @@ def _fixed(call: Call) -> bool:
     return call.entry is not None and call.entry.cost is not None
 
 
-def _written(taken: Taken, cost: float, calls: int | None = None) -> dict[str, object]:
-    return {
-        "quota": taken.quota.id,
-        "subject": taken.subject,
-        "at": taken.at,
-        "calls": taken.calls if calls is None else calls,
-        "cost": cost,
-    }
+def _written(taken: Taken, cost: float, calls: int) -> tuple[str, str, float, int, float]:
+    """One line of a call's use: quota, subject, instant, calls, cost."""
+    return taken.quota.id, taken.subject, taken.at, calls, cost

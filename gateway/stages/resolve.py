@@ -66,7 +66,8 @@ class Resolve:
                 error["data"] = {"uri": call.target}
             elif call.type is TargetType.METHOD:
                 error = {"code": METHOD_NOT_FOUND, "message": missing}
-            return Refuse(code=Code.REQUEST_INVALID, message=missing, data=error)
+            seen = replace(call, view_sha256=view.sha256)
+            return Refuse(code=Code.REQUEST_INVALID, message=missing, data=error, call=seen)
         resource = call.type is TargetType.RESOURCE and call.method != Method.COMPLETE
         reasons = call.hold_reasons
         if entry.approval_hold:
@@ -82,6 +83,7 @@ class Resolve:
             risk=entry.risk,
             deadline=anyio.current_time() + entry.timeout_seconds,
             hold_reasons=reasons,
+            view_sha256=view.sha256,
         )
         if (hold := self._approval(found)) is not None:
             said = {"hold_id": hold.id, "operators": [word.operator for word in hold.decisions], "at": hold.decided_at}
