@@ -391,14 +391,16 @@ async def test_streaming_elicitation(call: Round) -> Json:
     return text(f"the user answered: {answer['action']}")
 
 
-@tool("Makes the list of tools change")
+@tool("Makes the list of tools change: one more, or that one away again")
 async def test_trigger_tool_change(call: Round) -> Json:
+    EXTRA_TOOLS[:] = [] if EXTRA_TOOLS else [_EXTRA_TOOL]
     await announce(call, ToolsListChanged())
     return text("tools/list_changed was announced")
 
 
-@tool("Makes the list of prompts change")
+@tool("Makes the list of prompts change: one more, or that one away again")
 async def test_trigger_prompt_change(call: Round) -> Json:
+    EXTRA_PROMPTS[:] = [] if EXTRA_PROMPTS else [_EXTRA_PROMPT]
     await announce(call, PromptsListChanged())
     return text("prompts/list_changed was announced")
 
@@ -448,6 +450,11 @@ async def json_schema_2020_12_tool(call: Round) -> Json:
 
 
 BUS: Final = InMemorySubscriptionBus()
+
+_EXTRA_TOOL: Final[Json] = {"name": "test_extra", "description": "Comes and goes", "inputSchema": _NO_ARGUMENTS}
+_EXTRA_PROMPT: Final[Json] = {"name": "test_extra_prompt", "description": "Comes and goes"}
+EXTRA_TOOLS: Final[list[Json]] = []
+EXTRA_PROMPTS: Final[list[Json]] = []
 
 
 async def announce(call: Round, event: ServerEvent) -> None:
@@ -604,7 +611,9 @@ async def _read(context: Context, params: types.ReadResourceRequestParams) -> Ha
 
 
 async def _list_tools(_: Context, __: types.PaginatedRequestParams) -> HandlerResult:
-    return types.ListToolsResult.model_validate({"tools": [definition for definition, _ in TOOLS.values()]})
+    return types.ListToolsResult.model_validate(
+        {"tools": [*(definition for definition, _ in TOOLS.values()), *EXTRA_TOOLS]}
+    )
 
 
 async def _list_resources(_: Context, __: types.PaginatedRequestParams) -> HandlerResult:
@@ -616,7 +625,7 @@ async def _list_templates(_: Context, __: types.PaginatedRequestParams) -> Handl
 
 
 async def _list_prompts(_: Context, __: types.PaginatedRequestParams) -> HandlerResult:
-    return types.ListPromptsResult.model_validate({"prompts": PROMPTS})
+    return types.ListPromptsResult.model_validate({"prompts": [*PROMPTS, *EXTRA_PROMPTS]})
 
 
 async def _complete(_: Context, params: types.CompleteRequestParams) -> HandlerResult:
