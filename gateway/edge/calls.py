@@ -38,6 +38,7 @@ from gateway.edge.protocol import (
     MISSING_CAPABILITY,
     PROGRESS,
     PROGRESS_TOKEN,
+    REFUSED,
     REQUEST_CANCELLED,
     RESOURCE_NOT_FOUND,
     URL_ELICITATION_REQUIRED,
@@ -269,6 +270,10 @@ async def perform(asked: Asked, request: Request, caller: AgentCaller) -> wire.R
             params = {key: value for key, value in params.items() if key != "inputResponses"}
         if not ASKABLE.isdisjoint(asked.client.capabilities):
             return await _begun(asked, request, params, caller)
+    subscribed = asked.session.subscribed
+    if request.method == Method.SUBSCRIBE and len(subscribed - {params.get("uri")}) >= asked.settings.max_subscriptions:
+        words = f"At most {asked.settings.max_subscriptions} resources of one session are subscribed to"
+        return wire.error(request.id, REFUSED, words)
     return (await _conduct(asked, request.method, params, caller))(request.id)
 
 
@@ -359,7 +364,7 @@ async def _round(asked: Asked, request: Request, parked: Parked) -> wire.Reply:
 async def _run(asked: Asked, method: str, params: dict[str, Any], caller: AgentCaller, parked: Parked) -> None:
     """A call that may be parked, from its begin to its answer, in a task of its own."""
     answer: Answer = partial(wire.error, code=REQUEST_CANCELLED, message="The call was cancelled")
-    asked.session.active += 1
+    asked.session.enter()
     try:
         with parked.scope:
             answer = await _conduct(asked, method, params, caller)
@@ -367,7 +372,7 @@ async def _run(asked: Asked, method: str, params: dict[str, Any], caller: AgentC
         logger.exception("request %s failed", method)
         answer = partial(wire.error, code=INTERNAL_ERROR, message="The gateway failed")
     finally:
-        asked.session.active -= 1
+        asked.session.leave()
         caller.over = True
         asked.parking.forget(parked)
         parked.finish(answer)

@@ -413,7 +413,11 @@ class McpApp:
             parking=self.parking,
             start=self.start,
         )
-        session.active += 1
+        if session.active >= self.settings.max_in_flight:
+            reply = wire.error(asked.id, REFUSED, "Too many requests of this session are in flight")
+            await respond(send, 503, reply.body, extra=[(b"retry-after", b"1")])
+            return
+        session.enter()
         try:
             if asked.method == "subscriptions/listen":
                 if not streams:
@@ -426,7 +430,7 @@ class McpApp:
                 reply = await answer(who, self.lists, asked)
                 await respond(send, STATUS.get(reply.code, 200), reply.body)
         finally:
-            session.active -= 1
+            session.leave()
 
     async def _modern_call(
         self,
@@ -499,7 +503,7 @@ class McpApp:
         session = await self._session(headers, principal, send, asked.id if isinstance(asked, Request) else None)
         if session is None:
             return
-        session.active += 1
+        session.enter()
         try:
             match asked:
                 case Request():
@@ -512,7 +516,7 @@ class McpApp:
                     session.answered(asked.id, body)
                     await _accepted(send)
         finally:
-            session.active -= 1
+            session.leave()
 
     async def _initialize(self, request: Request, principal: Principal, send: Send) -> None:
         version = negotiated(request)
@@ -659,7 +663,7 @@ class McpApp:
                 reply = await answer(who, self.lists, request)
             replies.append(reply.body)
 
-        session.active += 1
+        session.enter()
         try:
             async with anyio.create_task_group() as tasks:
                 for entry in entries:
@@ -674,7 +678,7 @@ class McpApp:
                         case Malformed():
                             replies.append(wire.error(entry.request_id, entry.code, entry.message).body)
         finally:
-            session.active -= 1
+            session.leave()
         if replies:
             await exchange.finish(200, b"[" + b",".join(replies) + b"]")
         else:
@@ -700,7 +704,7 @@ class McpApp:
                 await refuse(send, 404, "What came after that Last-Event-ID is not kept any more")
                 return
             stream, after = found
-        session.active += 1
+        session.enter()
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
@@ -714,7 +718,7 @@ class McpApp:
                 )
                 tasks.cancel_scope.cancel()
         finally:
-            session.active -= 1
+            session.leave()
 
     async def _delete(self, headers: Mapping[bytes, bytes], principal: Principal, send: Send) -> None:
         version = (headers.get(VERSION) or b"").decode("latin-1")
@@ -783,7 +787,7 @@ def application(mcp: McpApp, routes: Mapping[str, Asgi] | None = None) -> Asgi:
             await send({"type": "websocket.close", "code": 1008})
         elif fault is not None:
             await refuse(send, *fault)
-        elif (path := scope["path"]) == "/mcp":
+        elif (path := scope["path"]) == "/mcp" or path == "/mcp/":
             await mcp(scope, receive, send)
         elif (found := exact.get(path)) is not None:
             await found(scope, receive, send)

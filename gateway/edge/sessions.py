@@ -118,6 +118,15 @@ class Session:
         """Ids of our own requests are of this process: an answer meant for another, before a takeover, goes nowhere."""
         self._streams_opened = 0
 
+    def enter(self) -> None:
+        """A request or stream of it is open: it is not idle."""
+        self.active += 1
+
+    def leave(self) -> None:
+        """One of them is over; idleness counts from here."""
+        self.active -= 1
+        self.used_at = asyncio.get_running_loop().time()
+
     # --- outside any call: `gateway.ports.SessionChannel` ---
 
     async def notify(self, method: str, params: Mapping[str, Any]) -> None:

@@ -158,7 +158,7 @@ def refusal(call: Call, outcome: Refused | Held | Failed) -> dict[str, Any]:
                 "code": outcome.code.value,
                 "stage": outcome.stage,
                 "reason": outcome.message,
-                "call_id": call.id,
+                "call_id": outcome.call_id or call.id,
                 "executed": outcome.executed,
             }
             if outcome.decision_id is not None:
@@ -175,7 +175,7 @@ def refusal(call: Call, outcome: Refused | Held | Failed) -> dict[str, Any]:
                 "code": Code.HOLD_PENDING.value,
                 "stage": "hold",
                 "reason": outcome.message,
-                "call_id": call.id,
+                "call_id": outcome.call_id or call.id,
                 "executed": "no",
                 "hold": {"id": outcome.hold_id, "expires_at": instant(outcome.expires_at)},
             }
@@ -187,7 +187,7 @@ def refusal(call: Call, outcome: Refused | Held | Failed) -> dict[str, Any]:
                 "code": outcome.code.value,
                 "stage": "forward",
                 "reason": outcome.message,
-                "call_id": call.id,
+                "call_id": outcome.call_id or call.id,
                 "executed": executed(outcome),
             }
             if outcome.retry_after_seconds is not None:

@@ -177,6 +177,49 @@ async def test_an_idle_session_ends_and_one_with_an_open_stream_does_not() -> No
     assert "idle" in [event.reason for event in made.published if isinstance(event, SessionEnded)]
 
 
+async def test_idleness_counts_from_the_end_of_what_was_open() -> None:
+    async with served(world(), session_idle_seconds=0.2) as gateway:
+        session = await gateway.initialize()
+        async with standing(gateway, session):
+            await anyio.sleep(0.25)
+        gateway.mcp.sessions.end_idle()
+        assert (await gateway.post(call(), session)).status_code == 200
+
+
+@pytest.mark.rule("session.limits")
+async def test_requests_in_flight_and_subscriptions_of_one_session_are_limited() -> None:
+    started, release = anyio.Event(), anyio.Event()
+
+    async def play(call: Call, caller: Caller) -> Outcome:
+        started.set()
+        await release.wait()
+        return text_result("done")
+
+    async def subscribed(call: Call, caller: Caller) -> Outcome:
+        return Completed(result=b"{}")
+
+    made = world(tool("echo"), resource("test://a"), plays={"echo": play, "test://a": subscribed})
+    async with served(made, max_in_flight=1, max_subscriptions=1) as gateway, anyio.create_task_group() as tasks:
+        session = await gateway.initialize()
+        tasks.start_soon(gateway.post, call(), session)
+        tasks.start_soon(gateway.modern, "tools/call", {"name": "fixture__echo"})
+        with anyio.fail_after(5):
+            while len(made.script.calls) < 2:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        legacy = await gateway.post(call(identifier=2), session)
+        modern = await gateway.modern("tools/call", {"name": "fixture__echo"})
+        release.set()
+        assert not -32768 <= legacy.json()["error"]["code"] <= -32000
+        assert (modern.status_code, modern.headers["retry-after"]) == (503, "1")
+        answers = []
+        for identifier, uri in ((3, "test://a"), (4, "test://b"), (5, "test://a")):
+            params = {"uri": uri}
+            body = {"jsonrpc": "2.0", "id": identifier, "method": "resources/subscribe", "params": params}
+            answers.append((await gateway.post(body, session)).json())
+        assert answers[0]["result"] == answers[2]["result"] == {}
+        assert "At most 1" in answers[1]["error"]["message"]
+
+
 @pytest.mark.rule("session.limits")
 async def test_a_new_session_takes_the_place_of_the_longest_idle_one_and_never_of_a_busy_one() -> None:
     async with served(world(), max_sessions_per_principal=2) as gateway:

@@ -142,11 +142,21 @@ async def test_two_hundred_clients_with_the_same_ids_each_get_their_own_answer()
     wrong: list[Any] = []
 
     async def modern(gateway: Any, number: int) -> None:
-        params = {"name": "fixture__echo", "arguments": {"text": f"m{number}"}}
-        answer = await gateway.modern("tools/call", params, meta={"progressToken": 7})
+        text = f"m{number}"
+        params: dict[str, Any] = {"name": "fixture__echo", "arguments": {"text": text}}
+        can: dict[str, Any] = {"elicitation": {}} if number % 2 else {}
+        answer = await gateway.modern("tools/call", params, meta={"progressToken": 7}, capabilities=can)
         progress, last = events_of(answer.text)
-        if progress["params"]["message"] != f"m{number}" or last["result"]["content"][0]["text"] != f"m{number}":
+        if progress["params"]["message"] != text:
             wrong.append(answer.text)
+        if can:
+            requests = last["result"]["inputRequests"]
+            params["inputResponses"] = {key: {"content": one["params"]["message"]} for key, one in requests.items()}
+            params["requestState"] = last["result"]["requestState"]
+            last = (await gateway.modern("tools/call", params, capabilities=can)).json()
+            text += " " + text
+        if last["result"]["content"][0]["text"] != text:
+            wrong.append(last)
 
     async def legacy(gateway: Any, number: int) -> None:
         session = await gateway.initialize(elicitation={})
