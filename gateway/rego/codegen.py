@@ -28,6 +28,7 @@ from gateway.rego import ast, runtime
 from gateway.rego.builtins.registry import DECLARED, BuiltinError, BuiltinFunction
 from gateway.rego.emit import SPLIT_BLOCKS, TooDeep, Writer
 from gateway.rego.errors import COMPILE, CompileError, Problem
+from gateway.rego.literals import is_literal, literal_value
 from gateway.rego.printer import term_text
 from gateway.rego.rewrite import PRINT, TEMPLATE
 from gateway.rego.ruletree import Node, ground_prefix, is_data_ref
@@ -426,16 +427,10 @@ def _early_exit(rules: list[ast.Rule]) -> bool:
             continue
         for branch in rule.chain():
             value = branch.head.value
-            if value is None or all_vars([value]) or not _is_literal(value):
+            if value is None or all_vars([value]) or not is_literal(value):
                 return False
             texts.add(term_text(value))
     return len(texts) == 1
-
-
-def _is_literal(term: ast.Term) -> bool:
-    return all(
-        isinstance(inner, (ast.Scalar, ast.ArrayTerm, ast.ObjectTerm, ast.SetTerm)) for inner in ast.walk_terms(term)
-    )
 
 
 def _guard(expr: ast.Expr) -> tuple[ast.Ref, ast.Scalar] | None:
@@ -562,7 +557,7 @@ class FunctionWriter(Writer):
             case ast.Var():
                 return self.var(term.name)
             case ast.ArrayTerm() | ast.ObjectTerm() | ast.SetTerm():
-                if _is_literal(term):
+                if is_literal(term):
                     return self.gen.constant(literal_value(term), f"literal {type(term).__name__} {term_text(term)}")
                 return self.composite(term)
             case ast.Ref():
@@ -665,7 +660,7 @@ class FunctionWriter(Writer):
             if isinstance(expr.node, ast.Call):
                 for side, other in (expr.node.args, reversed(expr.node.args)):
                     if isinstance(side, ast.Var):
-                        (self.known if _is_literal(other) else self.indexed).add(side.name)
+                        (self.known if is_literal(other) else self.indexed).add(side.name)
             self.expr(expr)
         rest = [expr for expr in body if not self.is_indexed(expr)] if first else body
         checks = [expr for expr in rest if self.is_indexed_check(expr)]
@@ -689,7 +684,7 @@ class FunctionWriter(Writer):
                 return isinstance(other, ast.ArrayTerm) and all(
                     isinstance(item, (ast.Var, ast.Scalar)) for item in other.items
                 )
-            if isinstance(ref, ast.Var) and _is_literal(other):
+            if isinstance(ref, ast.Var) and is_literal(other):
                 return True
             if isinstance(ref, ast.Ref) and isinstance(other, ast.Scalar) and self.is_unused(ref.terms[-1]):
                 return self.is_index_path(ast.Ref(ref.terms[:-1], ref.loc))
@@ -719,7 +714,7 @@ class FunctionWriter(Writer):
         if expr.negated or expr.withs or not isinstance(node, ast.Call):
             return False
         if node.name == _MEMBER and len(node.args) == 2:
-            return all(_is_literal(arg) or (isinstance(arg, ast.Var) and arg.name in self.bound) for arg in node.args)
+            return all(is_literal(arg) or (isinstance(arg, ast.Var) and arg.name in self.bound) for arg in node.args)
         if node.name in ("startswith", "endswith") and len(node.args) == 2:
             value, constant = node.args
         elif node.name == "glob.match" and len(node.args) == 3:
@@ -737,7 +732,7 @@ class FunctionWriter(Writer):
         return self.is_from_index(value)
 
     def is_known(self, term: ast.Term) -> bool:
-        return _is_literal(term) or (isinstance(term, ast.Var) and term.name in self.known)
+        return is_literal(term) or (isinstance(term, ast.Var) and term.name in self.known)
 
     def is_from_index(self, term: ast.Term) -> bool:
         """A variable that stands for a path the index knows, or for an argument."""
@@ -1063,7 +1058,7 @@ class FunctionWriter(Writer):
             text = self.literal(term.value)
             self.line(f"{acc}[{text}] = {text}")
             return
-        if _is_literal(term):
+        if is_literal(term):
             member = literal_value(term)
             kept = self.gen.constant(member, f"literal {type(term).__name__} {term_text(term)}")
             named = self.gen.constant(key(member), f"key {type(term).__name__} {term_text(term)}")
@@ -1327,19 +1322,4 @@ class FunctionWriter(Writer):
         return node is None or node.group >= 0
 
 
-def literal_value(term: ast.Term) -> Value:
-    """The value of a term without variables."""
-    match term:
-        case ast.Scalar():
-            return term.value
-        case ast.ArrayTerm():
-            return [literal_value(item) for item in term.items]
-        case ast.SetTerm():
-            return RegoSet([literal_value(item) for item in term.items])
-        case ast.ObjectTerm():
-            return {key(literal_value(k)): literal_value(v) for k, v in term.pairs}
-        case _:
-            raise ValueError(f"{type(term).__name__} is no constant")
-
-
-__all__ = ["CodeGenerator", "Group", "Program", "Targets", "literal_value"]
+__all__ = ["CodeGenerator", "Group", "Program", "Targets"]

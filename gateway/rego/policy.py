@@ -9,9 +9,10 @@ from typing import Any, Final, TypeAlias
 
 from gateway.rego import ast, errors
 from gateway.rego.builtins.registry import DECLARED, BuiltinFunction
-from gateway.rego.codegen import CodeGenerator, Group, Targets, literal_value
+from gateway.rego.codegen import CodeGenerator, Group, Targets
 from gateway.rego.compiler import Compilation, compile_query, compile_stages, load_builtins
 from gateway.rego.errors import CompileError, EvalError, Problem
+from gateway.rego.literals import literal_value
 from gateway.rego.parser import parse_query, parse_term
 from gateway.rego.resolve import nested_exprs
 from gateway.rego.ruletree import Node, ground_prefix, is_data_ref, path_text

@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.rego import ast
 from gateway.rego.errors import TYPE, Problem
+from gateway.rego.literals import is_literal, literal_value
 from gateway.rego.locals import Names
 from gateway.rego.parser import is_ground
 from gateway.rego.printer import term_text
@@ -156,8 +157,8 @@ class _Env:
                 static: dict[Key, Type | None] = {}
                 dynamic: tuple[Type | None, Type | None] | None = None
                 for k, v in term.pairs:
-                    if isinstance(k, ast.Scalar):
-                        static[key(k.value)] = self.of(v)
+                    if is_literal(k):
+                        static[key(literal_value(k))] = self.of(v)
                     else:
                         dynamic = (self.of(k), self.of(v))
                 return Object(tuple(sorted(static.items(), key=lambda item: str(item[0]))), dynamic)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.rego import CompileError, RegoSet, compile_modules, numeric
-from gateway.rego.codegen import literal_value
+from gateway.rego.literals import literal_value
 from gateway.rego.parser import parse_module, parse_term
 from gateway.rego.printer import module_text, term_text
 from gateway.rego.values import (

@@ -17,7 +17,7 @@ SECOND = 1.0
 
 
 @pytest.mark.rule("rego.regex-linear")
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*$", "(a*)*b", "(?i)(A+)+$"])
+@pytest.mark.parametrize("pattern", ["(a+)+$", "^(a|a)*$", "(a*)*b", "(?i)(A+)+$"])
 def test_a_pattern_that_makes_others_backtrack_is_instant(pattern: str) -> None:
     began = time.perf_counter()
     assert call("regex.match", [pattern, "a" * 100_000 + "!"]) is False
@@ -53,7 +53,7 @@ def test_a_glob_is_matched_in_linear_time() -> None:
         ("graph.reachable_paths", [{str(n): [str(m) for m in range(12)] for n in range(12)}, ["0"]]),
         ("json.marshal_with_options", [[[[[[0] * 50] * 20] * 20]], {"indent": " " * 10_000}]),
         ("units.parse", ["1e999999"]),
-        ("regex.globs_match", ["[a-z]*" * 400, "[a-z]*" * 400]),
+        ("regex.globs_match", ["[a-z]*b*" * 200, "[a-y]*c*" * 200]),
         ("regex.match", ["((a{100}){100}){100}", "a"]),
         ("regex.match", ["[a-z]" * 30_000, "a"]),
     ],
