@@ -8,16 +8,19 @@ policy is asked `data.gateway.visible` for each item: `false` hides, undefined s
 and policy revision; those three and nothing else may change what a principal sees.
 """
 
+import hashlib
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache
 
 import anyio
 
 from gateway.config.types import ToolGlob, glob_matches
 from gateway.decide.catalogue import view as view_of
+from gateway.decide.documents import CATALOGUE, VIEW, catalogue_document, view_document
 from gateway.decide.policy import visibility_question
 from gateway.model.call import Principal
 from gateway.model.errors import PolicyEvaluationError, PolicyTimeout, PolicyUnavailable
@@ -27,7 +30,10 @@ from gateway.ports import Clock, Events, PolicyEngine
 
 logger = logging.getLogger("gateway.directory")
 
-_Key = tuple[str, str, str]
+_Key = tuple[str, str, str, str]
+
+Keep = Callable[[str, bytes], object]
+"""Stores a document of a kind (`catalogue`, `view`) by its hash, soon."""
 
 
 _parsed = lru_cache(maxsize=4096)(ToolGlob.parse)
@@ -53,9 +59,13 @@ class PolicyDirectory:
         events: where a policy that fails is reported.
         clock: for those reports.
         views: how many views are kept; the longest unused goes first.
+        keep: stores what was shown to whom, so that records can name it by hash.
     """
 
-    def __init__(self, events: Events, clock: Clock, *, views: int = 1024) -> None:
+    def __init__(self, events: Events, clock: Clock, *, views: int = 1024, keep: Keep | None = None) -> None:
+        self._keep = keep
+        self._kept: tuple[Catalogue, str, str] | None = None
+        """The catalogue and instructions that were kept last, and the hash of their document."""
         self._events = events
         self._clock = clock
         self._limit = views
@@ -68,7 +78,8 @@ class PolicyDirectory:
 
         A policy that fails hides everything, until it answers again.
         """
-        key = (self._identity(principal), snapshot.catalogue.revision, snapshot.policy.revision)
+        revision = snapshot.catalogue.revision
+        key = (self._identity(principal), revision, snapshot.policy.revision, snapshot.instructions)
         known = self._views.get(key)
         if known is not None:
             self._views.move_to_end(key)
@@ -103,10 +114,23 @@ class PolicyDirectory:
             return View(tools={}, prompts={}, resources={}, templates=(), servers=(), revision="policy failed")
         shown = (entry for entry in entries if id(entry) not in hidden)
         view = view_of(catalogue, shown, f"{catalogue.revision}.{snapshot.policy.revision}")
+        if self._keep is not None:
+            view = self._keep_view(self._keep, snapshot, view, principal)
         self._views[key] = view
         while len(self._views) > self._limit:
             self._views.popitem(last=False)
         return view
+
+    def _keep_view(self, keep: Keep, snapshot: Snapshot, view: View, principal: Principal) -> View:
+        """The view with its document's hash, once the document and its catalogue are on their way to be kept."""
+        catalogue, kept = snapshot.catalogue, self._kept
+        if kept is None or kept[0] is not catalogue or kept[1] != snapshot.instructions:
+            content = catalogue_document(snapshot)
+            keep(CATALOGUE, content)
+            kept = self._kept = catalogue, snapshot.instructions, hashlib.sha256(content).hexdigest()
+        content = view_document(view, catalogue, kept[2], principal)
+        keep(VIEW, content)
+        return replace(view, sha256=hashlib.sha256(content).hexdigest())
 
     def _identity(self, principal: Principal) -> str:
         """All of a principal that a filter or the policy can see, as one string."""

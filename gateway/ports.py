@@ -89,9 +89,9 @@ class Attempt:
     tries: list[Mapping[str, Any]] = field(default_factory=list)
     """Of each try: when it began, how it ended (connect refused, timeout, ...), for the record."""
     asks: list[Mapping[str, Any]] = field(default_factory=list)
-    """Each thing that the tool server asked of the client in mid-call, with the answer."""
+    """Each thing that the tool server asked of the client in mid-call, with when (`at`) and the answer."""
     notifications: list[Mapping[str, Any]] = field(default_factory=list)
-    """Notifications relayed within the call, in order, for the recording."""
+    """Notifications relayed within the call, in order, each with when (`at`, seconds since the epoch), for the recording."""
 
 
 class Forwarder(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import anyio
 import watchfiles
@@ -41,6 +41,17 @@ class Keeps(Protocol):
     async def record(self, type: str, body: Mapping[str, Any]) -> None: ...
 
     async def keep(self, kind: str, content: bytes) -> str: ...
+
+
+@runtime_checkable
+class Documented(Protocol):
+    """A policy engine that can say what was loaded into it."""
+
+    revision: str
+
+    def document(self) -> bytes | None:
+        """JSON `{version, revision, decision, modules, data}`; None where the engine got its policies elsewhere."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +121,7 @@ class Snapshots:
                 "config.changed", _config_body(self.configuration, accepted=True, message="start")
             )
             await self._keep(self.configuration)
+            await self._keep_policies()
             yield self
 
     def catalogue_changed(self, server: str, kinds: Sequence[str]) -> None:
@@ -144,6 +156,7 @@ class Snapshots:
             await self._servers.reconfigure(new.servers)
             self._swap()
             await self._keep(new)
+            await self._keep_policies()
             report = await self._report(new, accepted=True, message=_summary(change, policy_changed), change=change)
             if policy_changed:
                 await self._record("policy.changed", {"revision": policy.revision})
@@ -209,6 +222,15 @@ class Snapshots:
             await self._journal.keep("configuration", configuration.text.encode())
         except JournalUnavailable as error:
             logger.error("the configuration could not be kept: %s", error)
+
+    async def _keep_policies(self) -> None:
+        """Store the modules and data of the policies once by their hash, so that they can be asked again later."""
+        for policy in (self._policy, self._shadow):
+            if isinstance(policy, Documented) and (document := policy.document()) is not None:
+                try:
+                    await self._journal.keep("policy", document)
+                except JournalUnavailable as error:
+                    logger.error("the policy %s could not be kept: %s", policy.revision, error)
 
     async def _report(
         self, configuration: Configuration, *, accepted: bool, message: str, change: Change | None

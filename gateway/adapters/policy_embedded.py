@@ -37,8 +37,13 @@ class EmbeddedPolicy:
         self.files = files
         self.policy = policy
         self.revision = files.revision
+        self._decision = decision
         self._decide = policy.prepare("data." + decision.replace("/", "."))
         self._visible = policy.prepare("data.gateway.visible")
+
+    def document(self) -> bytes:
+        """What was compiled, for the store."""
+        return self.files.document(self._decision)
 
     async def decide(self, question: Mapping[str, Any], *, timeout_seconds: float) -> Any:
         """As the port says; never unavailable."""

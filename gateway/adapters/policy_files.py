@@ -62,6 +62,34 @@ class PolicyFiles:
         """A module's name as messages show it."""
         return os.path.join(self.shown, name) if self.shown else name
 
+    def document(self, decision: str) -> bytes:
+        """Modules and data as one JSON document, by which the same decisions can be made later."""
+        found = {
+            "version": 1,
+            "revision": self.revision,
+            "decision": decision,
+            "modules": self.modules,
+            "data": self.data,
+        }
+        return json.dumps(found, ensure_ascii=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def of_document(cls, document: bytes) -> "tuple[PolicyFiles, str]":
+        """The files of a document, and the decision that was asked.
+
+        Raises:
+            ValueError: it is none, or its modules and data are not of the revision that it names.
+        """
+        try:
+            found = json.loads(document)
+            files = cls(modules=found["modules"], data=found["data"], revision=found["revision"], shown="recorded")
+            decision = str(found["decision"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is no kept policy: {error!r}") from None
+        if revision_of(files.modules, files.data) != files.revision:
+            raise ValueError(f"its modules and data are not those of the revision {files.revision}")
+        return files, decision
+
 
 # --- reading --------------------------------------------------------------------------------------------------------
 

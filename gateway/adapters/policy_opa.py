@@ -67,13 +67,26 @@ class OpaPolicy:
         revision: to begin with, until an answer brings its own.
     """
 
-    def __init__(self, client: AsyncOpaClient, *, decision: str, revision: str, place: str) -> None:
+    def __init__(
+        self,
+        client: AsyncOpaClient,
+        *,
+        decision: str,
+        revision: str,
+        place: str,
+        files: "PolicyFiles | None" = None,
+    ) -> None:
+        self._files = files
         self.revision = revision
         """The revision that gave the last answer: it is read before anything else is awaited."""
         self._client = client
         self._decision = decision
         self._place = place
         self._limit = anyio.CapacityLimiter(IN_FLIGHT)
+
+    def document(self) -> bytes | None:
+        """What was put into the server, for the store; None where it has its policies from elsewhere."""
+        return None if self._files is None else self._files.document(self._decision)
 
     async def decide(self, question: Mapping[str, Any], *, timeout_seconds: float) -> Any:
         """As the port says. Waiting for one of the sixteen places counts as time."""
@@ -165,7 +178,7 @@ async def opa_policy(
             revision = push.revision
         else:
             revision = await _held(client, timeout_seconds)
-        yield OpaPolicy(client, decision=decision, revision=revision, place=place)
+        yield OpaPolicy(client, decision=decision, revision=revision, place=place, files=push)
 
 
 async def _policies(client: AsyncOpaClient) -> dict[str, str]:

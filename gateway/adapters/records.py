@@ -80,6 +80,7 @@ def encode_command(call: Call, steps: Sequence[Step], settings: RecordingSetting
         "id": call.id,
         "logical_id": call.logical_id,
         "replay_of": call.replay_of,
+        "waited_for": call.waited_for,
         "session_id": call.session_id,
         "trace_id": call.trace_id,
         "method": call.method,
@@ -102,6 +103,7 @@ def encode_command(call: Call, steps: Sequence[Step], settings: RecordingSetting
         "time_ns": call.time_ns,
         "configuration_sha256": snapshot.configuration_sha256,
         "catalogue_revision": snapshot.catalogue.revision,
+        "view_sha256": call.view_sha256 or None,
         "policy_revision": snapshot.policy.revision,
         "definition_sha256": entry.definition_sha256 if entry is not None else None,
         "obligations": [
@@ -485,6 +487,7 @@ def _outcome(outcome: Outcome) -> tuple[str, str | None, dict[str, Any]]:
                     "policy": outcome.policy,
                     "rule": outcome.rule,
                     "decision_id": outcome.decision_id,
+                    "error": outcome.data,
                 },
             )
         case Held():

@@ -120,6 +120,9 @@ class Call:
     logical_id: str = ""
     """The first round's id where a call needs several rounds (`input_required`), else its own id."""
     replay_of: str | None = None
+    """The recorded call that this one repeats (`replay resend`, a dead letter's retry)."""
+    view_sha256: str = ""
+    """Of the kept document of what this principal could see; set by `resolve`, empty where nothing is kept."""
     waited_for: str | None = None
     """The hold that this call waited for in-band: it is the same call of the agent, asked again now."""
     approval: Mapping[str, Any] | None = None

@@ -120,6 +120,8 @@ class View:
     servers: tuple[str, ...]
     """The servers of which this principal may use anything at all."""
     revision: str = ""
+    sha256: str = ""
+    """Of the kept document of this view (`decide/documents.py`); empty where nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

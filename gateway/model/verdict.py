@@ -109,6 +109,8 @@ class Refused:
     rule: str | None = None
     decision_id: str | None = None
     data: Mapping[str, Any] | None = None
+    call_id: str | None = None
+    """The recorded call's, where a recording answers: the agent is told what it was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,8 @@ class Held:
     expires_at: float
     message: str
     decision_id: str | None = None
+    call_id: str | None = None
+    """As in `Refused`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +136,8 @@ class Failed:
     sent: bool = False
     """The first byte had left. An idempotent call that was sent may have run, which harms nothing."""
     retry_after_seconds: float | None = None
+    call_id: str | None = None
+    """As in `Refused`."""
 
 
 Outcome = Completed | Refused | Held | Failed

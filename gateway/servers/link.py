@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -526,7 +527,7 @@ class Link:
     async def _relay(self, message: Envelope, caller: Caller, attempt: Attempt) -> None:
         method, params = _notification(message)
         if len(attempt.notifications) < MAX_RECORDED:
-            attempt.notifications.append({"method": method, "params": params})
+            attempt.notifications.append({"method": method, "params": params, "at": time.time()})
         await caller.notify(method, params)
 
     async def _ask(self, message: Envelope, exchange: Exchange, call: Call, caller: Caller, attempt: Attempt) -> None:
@@ -537,6 +538,7 @@ class Link:
             if len(self._elicitations) >= MAX_REMEMBERED:
                 self._elicitations.clear()
             self._elicitations[elicitation] = call.session_id
+        asked = {"method": method, "params": params, "at": time.time()}
         exchange.pause()
         try:
             with anyio.CancelScope() as scope:
@@ -546,10 +548,10 @@ class Link:
             self._asking.pop(identifier, None)
             exchange.resume()
         if scope.cancelled_caught:
-            attempt.asks.append({"method": method, "params": params, "answer": None, "withdrawn": True})
+            attempt.asks.append({**asked, "answer": None, "withdrawn": True})
             return
         body = answers.get("ask") or _error(wire.INTERNAL_ERROR, "The client gave no answer")
-        attempt.asks.append({"method": method, "params": params, "answer": body})
+        attempt.asks.append({**asked, "answer": body})
         try:
             await self.transport.send(wire.answer(identifier, body), None)
         except NotSent as error:

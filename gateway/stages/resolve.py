@@ -66,7 +66,7 @@ class Resolve:
                 error["data"] = {"uri": call.target}
             elif call.type is TargetType.METHOD:
                 error = {"code": METHOD_NOT_FOUND, "message": missing}
-            seen = replace(call, view_sha256=view.sha256)
+            seen = replace(call, view_sha256=view.sha256) if view.sha256 else None
             return Refuse(code=Code.REQUEST_INVALID, message=missing, data=error, call=seen)
         resource = call.type is TargetType.RESOURCE and call.method != Method.COMPLETE
         reasons = call.hold_reasons
