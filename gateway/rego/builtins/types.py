@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.rego.builtins import operands
 from gateway.rego.builtins.golang import unicode
+from gateway.rego.builtins.golang.json import MAX_DIGITS
 from gateway.rego.builtins.registry import (
     BuiltinContext,
     BuiltinError,
@@ -92,6 +93,8 @@ def _parsed(text: str) -> Value:
     if not _JSON_NUMBER.fullmatch(text):
         # OPA keeps the text as it is, `007` or `.5`, and a result with it in is not even JSON.
         raise UnsupportedError(f"{unicode.quote(text)} is a number to OPA, but not as JSON writes one")
+    if len(text) > MAX_DIGITS:
+        raise UnsupportedError(f"numbers of more than {MAX_DIGITS} digits are not read")
     number = number_from_text(text)
     check_exponent(text)
     return number

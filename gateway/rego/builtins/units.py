@@ -110,7 +110,9 @@ def units_parse(ctx: BuiltinContext, text: Value) -> Value:
     number, unit = _split(source, name)
     if not number:
         raise BuiltinError(f"{name}: no amount provided")
-    unit = unit[:1] + unicode.to_lower(unit[1:])
+    # OPA takes the first byte apart; of another character nothing that can be read is left.
+    first = unit[:1] if unit[:1].isascii() else "\ufffd" * len(unit[:1].encode())
+    unit = first + unicode.to_lower(unit[1:])
     size = _UNITS.get(unit)
     if size is None:
         raise BuiltinError(f"{name}: unit {unit} not recognized")

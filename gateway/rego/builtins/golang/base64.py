@@ -61,7 +61,7 @@ def _padded(data: bytes, at: int, group: list[int]) -> bytes:
         if at == len(data):
             raise DecodeError(f"illegal base64 data at input byte {len(data)}")
         if data[at] != 0x3D:
-            raise DecodeError(f"illegal base64 data at input byte {at}")
+            raise DecodeError(f"illegal base64 data at input byte {at - 1}")
         at += 1
     at = skip(at)
     if at < len(data):

@@ -13,6 +13,8 @@ from gateway.rego.builtins.golang import unicode
 from gateway.rego.values import NumberText, Value, number_from_text
 
 MAX_DEPTH: Final = 10_000
+MAX_DIGITS: Final = 4_000
+"""Characters of a number; longer ones are refused."""
 
 
 class JsonError(ValueError):
@@ -30,13 +32,21 @@ def _constant(name: str) -> Any:
     raise ValueError(name)
 
 
+class _TooLong(Exception):
+    """A number has more digits than are read: the time that takes grows with their square."""
+
+
 def _integer(text: str) -> Any:
     if text == "-0":
         return NumberText(text)
-    return int(text) if len(text) < 4000 else number_from_text(text)
+    if len(text) > MAX_DIGITS:
+        raise _TooLong
+    return int(text)
 
 
 def _decimal(text: str) -> Any:
+    if len(text) > MAX_DIGITS:
+        raise _TooLong
     return number_from_text(text)
 
 
@@ -68,6 +78,8 @@ def _first(text: str, at: int) -> tuple[Value, int]:
         value, end = _DECODER.raw_decode(text, at)
     except RecursionError:
         raise Unsupported("the JSON text nests too deeply") from None
+    except _TooLong:
+        raise Unsupported(f"a number has more than {MAX_DIGITS} digits") from None
     except ValueError:
         raise _Scanner(text, at).failure() from None
     if end < len(text) and text[end] in ".eE" and text[end - 1] in "0123456789" and text[at] in "-0123456789":
