@@ -270,11 +270,17 @@ async def perform(asked: Asked, request: Request, caller: AgentCaller) -> wire.R
             params = {key: value for key, value in params.items() if key != "inputResponses"}
         if not ASKABLE.isdisjoint(asked.client.capabilities):
             return await _begun(asked, request, params, caller)
-    subscribed = asked.session.subscribed
-    if request.method == Method.SUBSCRIBE and len(subscribed - {params.get("uri")}) >= asked.settings.max_subscriptions:
+    if request.method == Method.SUBSCRIBE and _too_many_subscriptions(asked, params.get("uri")):
         words = f"At most {asked.settings.max_subscriptions} resources of one session are subscribed to"
         return wire.error(request.id, REFUSED, words)
     return (await _conduct(asked, request.method, params, caller))(request.id)
+
+
+def _too_many_subscriptions(asked: Asked, uri: Any) -> bool:
+    subscribed = asked.session.subscribed
+    if isinstance(uri, str) and uri in subscribed:
+        return False
+    return len(subscribed) >= asked.settings.max_subscriptions
 
 
 async def _conduct(asked: Asked, method: str, params: dict[str, Any], caller: AgentCaller) -> Answer:
