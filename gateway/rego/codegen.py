@@ -662,7 +662,7 @@ class FunctionWriter(Writer):
                     if isinstance(side, ast.Var):
                         (self.known if is_literal(other) else self.indexed).add(side.name)
             self.expr(expr)
-        rest = [expr for expr in body if not self.is_indexed(expr)] if first else body
+        rest = [expr for expr in body if expr not in first]
         checks = [expr for expr in rest if self.is_indexed_check(expr)]
         for expr in checks:
             self.indexed_check(expr)
@@ -714,7 +714,10 @@ class FunctionWriter(Writer):
         if expr.negated or expr.withs or not isinstance(node, ast.Call):
             return False
         if node.name == _MEMBER and len(node.args) == 2:
-            return all(is_literal(arg) or (isinstance(arg, ast.Var) and arg.name in self.bound) for arg in node.args)
+            item, container = node.args
+            return (self.is_known(item) and self.is_from_index(container)) or (
+                self.is_known(container) and self.is_from_index(item)
+            )
         if node.name in ("startswith", "endswith") and len(node.args) == 2:
             value, constant = node.args
         elif node.name == "glob.match" and len(node.args) == 3:
