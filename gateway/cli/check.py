@@ -24,7 +24,7 @@ def check(connect: bool, as_json: bool) -> None:
     Tools that cannot be offered (two of one name, a malformed definition) are known once tool servers are connected: they
     are reported where a gateway is running, or with --connect, which starts the tool servers for itself.
     """
-    configuration = frame.configuration()
+    configuration = frame.configuration(to_use=True)
     modules = _policies(configuration)
     warnings = [*configuration.warnings, *_undecidable(configuration, modules)]
     unavailable, removed = _offered(configuration, connect)

@@ -146,7 +146,7 @@ def install(client: str, agent: str | None, keep_direct: bool, dry_run: bool, un
             )
             click.echo(f"{one.file}: {what}")
         return
-    configuration = frame.configuration()
+    configuration = frame.configuration(to_use=True)
     made = installing.plan(
         client,
         configuration,

@@ -1,6 +1,7 @@
 """`doctor`: what is wrong around the gateway that its configuration alone does not show."""
 
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ class Finding:
 @frame.json_option
 def doctor(as_json: bool) -> None:
     """Look for what is wrong around the gateway: bypasses, missing commands, unsafe files, old libraries."""
-    configuration = frame.configuration()
+    configuration = frame.configuration(to_use=True)
     findings = [
         *_configuration(configuration),
         *_commands(configuration),
@@ -116,7 +117,11 @@ def _files(configuration: "Configuration") -> Iterator[Finding]:
     secrets = configuration.directory / "secrets"
     private = [path for path in sorted(secrets.glob("*")) if path.name != ".gitignore"] if secrets.is_dir() else []
     if (store := configuration.store.path) is not None:
-        private += [store]
+        private += [store, *(store.with_name(store.name + ending) for ending in (".key", ".signing.pem"))]
+    for match in re.finditer(r"\$\{file:([^}]+)\}", configuration.text):
+        path = configuration.directory / Path(match[1].strip()).expanduser()
+        if path not in private:
+            private.append(path)
     for path in private:
         if path.exists() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             yield Finding("warning", "files", f"{path} may be read by other users; chmod 600 {path}")

@@ -181,15 +181,19 @@ def configuration_path() -> Path:
     return discover(state().config)
 
 
-def configuration() -> "Configuration":
+def configuration(*, to_use: bool = False) -> "Configuration":
     """The configuration of this command, loaded.
+
+    Args:
+        to_use: tool servers are started or somebody is authenticated with it, so every reference has to resolve. Commands
+            that look, or talk to a running gateway, need less (`gateway.config.load`, `to_look`).
 
     Raises:
         ConfigurationError: there is none, or it cannot be used; `main` prints it and exits with 2.
     """
     from gateway.config import load
 
-    return load(configuration_path())
+    return load(configuration_path(), to_look=not to_use)
 
 
 def operator_key() -> str:

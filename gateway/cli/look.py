@@ -104,7 +104,7 @@ def tools(agent: str | None, limits: bool, as_json: bool) -> None:
     except NoOwner:
         import anyio
 
-        found, stops = anyio.run(_tools_alone, configuration, params)
+        found, stops = anyio.run(_tools_alone, frame.configuration(to_use=True), params)
     if as_json:
         frame.print_json({"tools": found, "limits": stops} if limits else found)
         return
@@ -159,6 +159,7 @@ def call(tool: str, arguments: str, agent: str | None, idempotency_key: str | No
     except NoOwner:
         import anyio
 
+        configuration = frame.configuration(to_use=True)
         operator = frame.operator(configuration) if agent is not None else None
         answer = anyio.run(_call_alone, configuration, params, operator)
     if as_json:

@@ -18,7 +18,7 @@ def serve(host: str | None, port: int | None) -> None:
     from gateway import wiring
     from gateway.config import check_listen
 
-    configuration = frame.configuration()
+    configuration = frame.configuration(to_use=True)
     address = host if host is not None else configuration.listen.host
     check_listen(configuration, address)
     frame.run(wiring.serve, configuration, address, port if port is not None else configuration.listen.port)
@@ -31,7 +31,7 @@ def stdio(agent: str | None) -> None:
     from gateway import wiring
     from gateway.config import LOCAL_AGENT
 
-    configuration = frame.configuration()
+    configuration = frame.configuration(to_use=True)
     settings = LOCAL_AGENT
     if not configuration.local_only:
         if agent is None:

@@ -42,7 +42,7 @@ from gateway.config.settings import (
     ToolSettings,
     key_digest,
 )
-from gateway.config.types import AGENT_NAME, SERVER_NAME, ItemGlob, ToolGlob
+from gateway.config.types import AGENT_NAME, SERVER_NAME, ItemGlob, ToolGlob, glob_matches
 from gateway.model.call import Risk
 from gateway.model.errors import ConfigurationError
 
@@ -50,6 +50,8 @@ FILE_NAME = "servers.toml"
 RESERVED_SERVERS = frozenset({"gateway"})
 RESERVED_AGENTS = frozenset({"local"})
 LEAST_KEY_BITS = 128
+NO_KEY = "-"
+"""Stands for the digest of a key that was not resolved; no key has it."""
 
 _T = TypeVar("_T")
 
@@ -85,8 +87,14 @@ def discover(named: str | os.PathLike[str] | None = None) -> Path:
     )
 
 
-def load(path: str | os.PathLike[str]) -> Configuration:
+def load(path: str | os.PathLike[str], *, to_look: bool = False) -> Configuration:
     """Read, check and resolve a configuration. Blocks: reads files and may run `${exec:}` commands.
+
+    Args:
+        to_look: for commands that only look at a gateway, or talk to a running one. They are run in another shell than the
+            gateway, where its variables may not be set and a password manager should not be asked: references are resolved
+            as far as that is cheap (so that output can be redacted), and one that cannot be is no fault. What comes out
+            must not start or authenticate anything.
 
     Raises:
         InvalidConfiguration: the file cannot be used; one line a fault.
@@ -102,14 +110,14 @@ def load(path: str | os.PathLike[str]) -> Configuration:
     except OSError as error:
         mend = "`gateway init` writes one" if isinstance(error, FileNotFoundError) else ""
         raise InvalidConfiguration(f"cannot be read: {error.strerror}", file=shown, mend=mend) from None
-    return _Loader(shown, file, text, hashlib.sha256(raw).hexdigest()).load()
+    return _Loader(shown, file, text, hashlib.sha256(raw).hexdigest(), to_look=to_look).load()
 
 
-def loads(text: str, file: str | os.PathLike[str] = FILE_NAME) -> Configuration:
+def loads(text: str, file: str | os.PathLike[str] = FILE_NAME, *, to_look: bool = False) -> Configuration:
     """The same from text, as if it stood in `file` (which need not exist)."""
     shown = os.fspath(file)
     absolute = Path(os.path.abspath(shown))
-    return _Loader(shown, absolute, text, hashlib.sha256(text.encode()).hexdigest()).load()
+    return _Loader(shown, absolute, text, hashlib.sha256(text.encode()).hexdigest(), to_look=to_look).load()
 
 
 def shipped_policies() -> Path:
@@ -179,7 +187,8 @@ def key_bits(key: str) -> float:
 class _Loader:
     """One file's way to a `Configuration`. Collects faults, so that `check` can name them all."""
 
-    def __init__(self, shown: str, file: Path, text: str, sha256: str) -> None:
+    def __init__(self, shown: str, file: Path, text: str, sha256: str, *, to_look: bool) -> None:
+        self.to_look = to_look
         self.shown, self.file, self.text, self.sha256 = shown, file, text, sha256
         self.directory = file.parent
         self.lines: dict[KeyPath, int] = {}
@@ -341,7 +350,7 @@ class _Loader:
     def _resolved(self, path: KeyPath, text: str) -> Secret | None:
         """A reference whose failure is fatal."""
         try:
-            return resolve(text, directory=self.directory, name=str(path[-1]))
+            return resolve(text, directory=self.directory, name=str(path[-1]), run=not self.to_look)
         except UnresolvedReference as error:
             self.fault(path, str(error), "set it, or write another reference")
             return None
@@ -366,6 +375,8 @@ class _Loader:
 
     def _counters(self, document: doc.Document) -> Secret | None:
         path = ("gateway", "counters")
+        if self.to_look and has_reference(document.gateway.counters):
+            return Secret("", shown=document.gateway.counters)
         if (secret := self._resolved(path, document.gateway.counters)) is None:
             return None
         if secret.reveal() != "memory:" and not re.match(r"rediss?://", secret.reveal()):
@@ -396,6 +407,8 @@ class _Loader:
             return PolicySettings(
                 scheme="embedded", path=shipped_policies() if shipped else beside, shipped=shipped, **common
             )
+        if self.to_look and has_reference(engine):
+            return PolicySettings(scheme="opa", url=Secret("", shown=engine), **common)
         if (secret := self._resolved(path, engine)) is None:
             return None
         text = secret.reveal()
@@ -495,8 +508,10 @@ class _Loader:
     def _optional(self, path: KeyPath, text: str, disabled: list[str]) -> Secret:
         """A reference whose failure disables the server and nothing else."""
         try:
-            return resolve(text, directory=self.directory, name=str(path[-1]))
+            return resolve(text, directory=self.directory, name=str(path[-1]), run=not self.to_look)
         except UnresolvedReference as error:
+            if self.to_look:
+                return Secret("", shown=text)
             disabled.append(f"{written(path[2:])}: {error}")
             self.warn(path, f"{error}; the server {path[1]} is disabled")
             return Secret("", shown=text)
@@ -504,7 +519,8 @@ class _Loader:
     def _url(self, path: KeyPath, text: str, disabled: list[str]) -> Secret:
         failed = len(disabled)
         secret = self._optional(path, text, disabled)
-        if len(disabled) == failed and not re.match(r"https?://[^/\s]", secret.reveal()):
+        unknown = self.to_look and not secret.reveal()
+        if len(disabled) == failed and not unknown and not re.match(r"https?://[^/\s]", secret.reveal()):
             self.fault(path, "is no http:// or https:// URL", 'write it as "https://host/mcp"')
         if password := re.match(r"[a-z]+://[^/@\s]*:([^/@\s]+)@", secret.reveal()):
             REGISTRY.add(password[1])
@@ -569,6 +585,8 @@ class _Loader:
         if key is not None:
             if not has_reference(key):
                 self.warn((*path, "key"), "the key itself stands in the file; write key_sha256, or a reference")
+            if self.to_look:
+                return self._key_to_look_at((*path, "key"), key)
             if (secret := self._resolved((*path, "key"), key)) is None:
                 return None
             if key_bits(secret.reveal()) < LEAST_KEY_BITS:
@@ -589,6 +607,15 @@ class _Loader:
             self.fault(path, f"has the same key as {owner}", "give everyone their own")
             return None
         return digest
+
+    def _key_to_look_at(self, path: KeyPath, key: str) -> str:
+        """A key's digest where that is cheap to know, else one that no key has."""
+        try:
+            secret = resolve(key, directory=self.directory, name=str(path[-1]), run=False)
+        except UnresolvedReference:
+            return NO_KEY
+        REGISTRY.add(secret.reveal())
+        return key_digest(secret.reveal())
 
     def _together(self, document: doc.Document, operators: Mapping[str, OperatorSettings]) -> None:
         for name, agent in (document.agents or {}).items():
@@ -622,6 +649,7 @@ class _Loader:
                 )
             if any(other.name == interrupt.name for other in document.interrupts[:index]):
                 self.fault(("interrupts", index, "name"), f"{interrupt.name!r} is there twice", "choose another")
+        self._limits_that_meet_nothing(document)
         for index, quota in enumerate(document.quotas):
             if (quota.limit is None) != (quota.window is None):
                 self.fault(("quotas", index), "limit and window belong together", 'write limit = 100, window = "1h"')
@@ -640,6 +668,43 @@ class _Loader:
                     self.warn(
                         ("servers", name, "headers", key),
                         "a secret stands in the file; write ${env:NAME} or ${file:PATH}",
+                    )
+
+    def _limits_that_meet_nothing(self, document: doc.Document) -> None:
+        """A limit whose globs name nothing that exists protects from nothing, and its author believes otherwise."""
+        agents = list(document.agents) if document.agents is not None else [LOCAL_AGENT.name]
+        roles = [role for agent in (document.agents or {}).values() for role in agent.roles] or list(LOCAL_AGENT.roles)
+        for index, quota in enumerate(document.quotas):
+            for key, glob, known in (
+                ("agent", quota.match.agent, agents),
+                ("role", quota.match.role, roles),
+                ("risk", quota.match.risk, [str(risk) for risk in Risk]),
+                (
+                    "tool",
+                    None if quota.match.tool is None else ToolGlob.parse(quota.match.tool).server,
+                    document.servers,
+                ),
+            ):
+                if glob is not None and not any(glob_matches(glob, name) for name in known):
+                    what = "server" if key == "tool" else key
+                    self.warn(
+                        ("quotas", index, "match", key), f"{_as_toml(glob)} names no {what}: this quota never applies"
+                    )
+        for index, interrupt in enumerate(document.interrupts):
+            for position, pattern in enumerate(interrupt.when.sequence or ()):
+                if not any(glob_matches(ToolGlob.parse(pattern).server, name) for name in document.servers):
+                    self.warn(
+                        ("interrupts", index, "when", "sequence", position),
+                        f"{_as_toml(pattern)} names no server: this interrupt never happens",
+                    )
+        for name, table in document.servers.items():
+            for tool, settings in table.tools.items():
+                path = settings.serialize_by
+                if path is not None and not re.fullmatch(r"arguments(\.[^.\s]+)+", path):
+                    self.fault(
+                        ("servers", name, "tools", tool, "serialize_by"),
+                        f"{_as_toml(path)} is no path into the arguments",
+                        'write it as "arguments.repo_path"',
                     )
 
     def _exposed(

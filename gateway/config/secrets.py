@@ -124,7 +124,9 @@ def has_reference(text: str) -> bool:
     return any(match.group() != "$${" for match in _REFERENCE.finditer(text))
 
 
-def resolve(text: str, *, directory: Path, name: str = "", registry: SecretRegistry = REGISTRY) -> Secret:
+def resolve(
+    text: str, *, directory: Path, name: str = "", registry: SecretRegistry = REGISTRY, run: bool = True
+) -> Secret:
     """`text` with its references replaced.
 
     Args:
@@ -132,6 +134,7 @@ def resolve(text: str, *, directory: Path, name: str = "", registry: SecretRegis
         directory: where relative `${file:}` paths and `${exec:}` commands start from.
         name: the variable or header it is for; a literal under a name like `API_TOKEN` counts as a secret too.
         registry: takes note of every value that came from a reference.
+        run: run `${exec:}` commands; where not, they count as not resolvable.
 
     Raises:
         UnresolvedReference: a reference that is malformed or cannot be resolved.
@@ -148,6 +151,8 @@ def resolve(text: str, *, directory: Path, name: str = "", registry: SecretRegis
                 f"{text[match.start() : match.start() + 40]!r} is no reference: ${{env:NAME}}, ${{file:PATH}} and "
                 "${exec:COMMAND} are, and $${ is a literal ${"
             )
+        if kind == "exec" and not run:
+            raise UnresolvedReference(f"{match.group()}: is not run by this command")
         value = _value(kind, what.strip(), directory)
         if kind == "env" and what.strip() in _NO_SECRETS:
             return value

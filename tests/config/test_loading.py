@@ -27,6 +27,7 @@ from gateway.config import secrets as secrets_module
 from gateway.config.secrets import SecretRegistry
 from gateway.model.call import LOCAL, Risk
 from gateway.model.errors import ConfigurationError
+from tests.conftest import NOT_HERE
 
 KEY = "kQ2vX0sU7bM4nY9zR1tW6cE3fG8hJ5pA"
 MINIMAL = '[servers.x]\ncommand = "server"\nargs = ["--flag"]\n'
@@ -514,6 +515,53 @@ def test_a_secret_that_resolves_to_another_value_relinks_its_server(monkeypatch:
     old = loads(text)
     monkeypatch.setenv("ROTATED", "second-value")
     assert diff(old, loads(text)).servers_relinked == ("a",)
+
+
+@pytest.mark.rule("config.look-without-secrets")
+def test_a_command_that_only_looks_needs_no_secret_and_runs_no_command(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    text = f"""[gateway]\nstore='sqlite:g.db'\n[policy]\nengine='opa+http://${{env:NOT_SET_AT_ALL}}:1'
+[servers.a]\ncommand='a'\nenv={{T='${{exec:touch {ran}}}', U='${{env:NOT_SET_AT_ALL}}'}}
+[servers.b]\nurl='https://${{env:NOT_SET_AT_ALL}}/mcp'
+[agents.x]\nkey='${{env:NOT_SET_AT_ALL}}'\n[agents.y]\nkey='${{exec:touch {ran}}}'
+[operators.z]\nkey='${{env:NOT_SET_AT_ALL}}'\n"""
+    with pytest.raises(InvalidConfiguration):
+        loads(text, tmp_path / "servers.toml")
+    ran.unlink(missing_ok=True)
+    configuration = loads(text, tmp_path / "servers.toml", to_look=True)
+    assert not ran.exists()
+    assert configuration.store.path == tmp_path / "g.db"
+    assert list(configuration.agents) == ["x", "y"]
+    assert configuration.warnings == ()
+    for key in ("", "-", "${env:NOT_SET_AT_ALL}"):
+        assert configuration.agent_for_key(key) is None
+        assert configuration.operator_for_key(key) is None
+
+
+@pytest.mark.rule("config.limits-that-meet-nothing")
+def test_a_limit_whose_globs_name_nothing_is_warned_of() -> None:
+    if not {"quotas", "interrupts"} <= ACTIVE_SECTIONS:
+        pytest.skip(NOT_HERE + "quotas and interrupts are not in this version")
+    key = key_digest(KEY)
+    text = f"""[servers.git]\ncommand='a'\n[agents.desk]\nkey_sha256='{key}'\nroles=['reader']
+[[quotas]]\nmatch={{agent='dsk'}}\nlimit=1\nwindow='1h'
+[[quotas]]\nmatch={{role='raeder', risk='wirte', tool='gti/*'}}\nlimit=1\nwindow='1h'
+[[quotas]]\nmatch={{agent='d*', role='*', risk='write', tool='*/git_*'}}\nlimit=1\nwindow='1h'
+[[interrupts]]\nname='s'\nwhen={{sequence=['git/*', 'mail/send']}}\nthen='deny'\n"""
+    places = [re.findall(r"(?:quotas|interrupts)\S+", warning)[0].rstrip(":") for warning in loads(text).warnings]
+    assert places == [
+        "quotas[0].match.agent",
+        "quotas[1].match.role",
+        "quotas[1].match.risk",
+        "quotas[1].match.tool",
+        "interrupts[0].when.sequence[1]",
+    ]
+
+
+def test_a_path_into_the_arguments_that_is_none_is_refused() -> None:
+    if "servers.*.tools.*.serialize_by" in ACTIVE_SECTIONS:
+        (line,) = faults("[servers.a]\ncommand='a'\n[servers.a.tools.t]\nserialize_by='repo_path'\n")
+        assert "is no path into the arguments" in line
 
 
 @pytest.mark.rule("config.roots-exposed")
