@@ -101,6 +101,7 @@ class Parser:
         self.wildcards = 0
         self.remembered: dict[int, tuple[ast.Term | _Failure, int]] = {}
         self.logical_keywords = False
+        self.keyword_head = -1
 
     # Tokens ---------------------------------------------------------------------------------------------------
 
@@ -567,6 +568,8 @@ class Parser:
     def literal(self) -> ast.Expr:
         loc = self.tok.loc
         if self.keyword_in_ref():
+            # Only here, and in the heads of rules, can a ref start with a keyword.
+            self.keyword_head = self.at
             return self.literal_expr(loc, negated=False)
         negated = False
         if self.tok.kind == "not":
@@ -721,7 +724,7 @@ class Parser:
 
     def term(self) -> ast.Term:
         start = self.at
-        remembered = self.remembered.get(start)
+        remembered = self.remembered.get(start) if start != self.keyword_head else None
         if remembered is not None:
             outcome, end = remembered
             if isinstance(outcome, _Failure):
@@ -740,7 +743,7 @@ class Parser:
         token = self.tok
         loc = token.loc
         term: ast.Term
-        if self.keyword_in_ref():
+        if self.at == self.keyword_head:
             self.advance()
             return self.finish_term(ast.Var(token.text, loc))
         match token.kind:
@@ -787,7 +790,7 @@ class Parser:
         return self.ref(term) if self.adjacent("(", ".", "[") else _root(term)
 
     def ref(self, head: ast.Term) -> ast.Term:
-        if isinstance(head, (ast.Scalar, ast.TemplateString)):
+        if isinstance(head, (ast.Scalar, ast.TemplateString, ast.Ref)):
             raise _Failure(head.loc, f"illegal ref (head cannot be {_value_name(head)})")
         terms: list[ast.Term] = [head]
         first = True
@@ -848,10 +851,8 @@ class Parser:
     def string(self) -> ast.Scalar:
         token = self.advance()
         if token.text[0] == "`":
-            return ast.Scalar(token.text[1:-1].replace("\r", "") if "\r" in token.text else token.text[1:-1], token.loc)
+            return ast.Scalar(token.text[1:-1], token.loc)
         inner = token.text[1:-1]
-        if "\\" not in inner and "\t" not in inner and inner.isprintable():
-            return ast.Scalar(inner, token.loc)
         if "\\" not in inner:
             return ast.Scalar(inner, token.loc)
         return ast.Scalar(self.unescape(inner, token), token.loc)
