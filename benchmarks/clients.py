@@ -183,10 +183,10 @@ class StdioPeer:
 
     @classmethod
     async def open(
-        cls, command: list[str], *, modern: bool = True, environment: dict[str, str] | None = None
+        cls, command: list[str], *, modern: bool = True, environment: dict[str, str] | None = None, log: Any = None
     ) -> StdioPeer:
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.subprocess_exec(_Lines, *command, stderr=sys.stderr, env=environment)
+        transport, protocol = await loop.subprocess_exec(_Lines, *command, stderr=log or sys.stderr, env=environment)
         peer = cls(transport, protocol, modern)
         if not modern:
             params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}

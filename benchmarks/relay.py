@@ -28,7 +28,7 @@ from typing import Any, Final
 import uvloop
 
 from benchmarks import clients
-from tests.gateway_process import configure, http_server, listening, serve, stdio_server
+from tests.gateway_process import PROGRAM, configure, http_server, listening, serve, stdio_server
 
 ROOT: Final = Path(__file__).parents[1]
 IN_FLIGHT: Final = (1, 16, 64)
@@ -203,6 +203,8 @@ class Options:
 
 TOOLS: Final = '[servers.echo.tools.write]\nrisk = "write"\n'
 HEAD: Final = 'tool_names = "{tool}"'
+# What is measured is the relay, not the queue in front of a server that takes 16 calls at a time.
+LIMITS: Final = {"max_concurrency": 128}
 
 
 @contextmanager
@@ -219,7 +221,7 @@ async def over_http(
     in_flight = IN_FLIGHT if era == "modern" and tool == "echo" else (1, 16)
     modern = era == "modern"
     with temporary() as directory, listening("benchmarks.targets", target) as url:
-        config = configure(directory, http_server("echo", url) + TOOLS, policies=POLICY, head=HEAD)
+        config = configure(directory, http_server("echo", url, **LIMITS) + TOOLS, policies=POLICY, head=HEAD)
         with serve(config) as gateway:
             return await compare(
                 name,
@@ -241,7 +243,7 @@ async def http_to_stdio(name: str, target: str, options: Options) -> list[Point]
     """HTTP in, stdio out; the direct side is the child itself."""
     command, args = target_command(target)
     with temporary() as directory:
-        config = configure(directory, stdio_server("echo", command, args) + TOOLS, policies=POLICY, head=HEAD)
+        config = configure(directory, stdio_server("echo", command, args, **LIMITS) + TOOLS, policies=POLICY, head=HEAD)
         with serve(config) as gateway:
             peer = await clients.StdioPeer.open([command, *args])
             try:
@@ -261,9 +263,10 @@ async def stdio_to_stdio(name: str, target: str, options: Options) -> list[Point
     """stdio in, stdio out, as a desktop client has it."""
     command, args = target_command(target)
     with temporary() as directory:
-        config = configure(directory, stdio_server("echo", command, args) + TOOLS, policies=POLICY, head=HEAD)
+        config = configure(directory, stdio_server("echo", command, args, **LIMITS) + TOOLS, policies=POLICY, head=HEAD)
         peer = await clients.StdioPeer.open([command, *args])
-        through = await clients.StdioPeer.open([sys.executable, "-m", "gateway", "stdio", "--config", str(config)])
+        with (directory / "gateway.log").open("wb") as log:
+            through = await clients.StdioPeer.open([*PROGRAM, "stdio", "--config", str(config)], log=log)
         try:
             return await compare(
                 name,
@@ -287,7 +290,9 @@ async def across_eras(name: str, client: str, options: Options) -> list[Point]:
         listening("benchmarks.targets", "bare", "--era", client) as same,
         listening("benchmarks.targets", "bare", "--era", other) as cross,
     ):
-        config = configure(directory, http_server("same", same) + http_server("cross", cross), policies=POLICY)
+        config = configure(
+            directory, http_server("same", same, **LIMITS) + http_server("cross", cross, **LIMITS), policies=POLICY
+        )
         with serve(config) as gateway:
             return await compare(
                 name,
