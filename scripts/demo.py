@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -49,6 +50,9 @@ def main() -> int:
             print(f"the gateway was not ready at {url} within a minute", file=sys.stderr)
             return 1
         time.sleep(0.1)
+    wanted = len(tomllib.loads(config.read_text())["servers"])
+    while available(url) < wanted and time.monotonic() < deadline:
+        time.sleep(0.2)
     print(TEXT.format(url=f"{url}/mcp", gateway=gateway, config=config, root=root), flush=True)
     return process.wait()
 
@@ -60,6 +64,16 @@ def ready(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def available(url: str) -> int:
+    """How many tool servers are connected; a dead one delays the gateway's readiness not at all, and this text a minute."""
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=2) as answer:
+            text = answer.read().decode()
+    except (urllib.error.URLError, OSError):
+        return 0
+    return sum(line.startswith("gateway_server_available{") and line.endswith(" 1.0") for line in text.splitlines())
 
 
 if __name__ == "__main__":
