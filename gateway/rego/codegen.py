@@ -405,7 +405,6 @@ class CodeGenerator:
             w.line("acc = []")
             w.open_body()
             w.count_vars(body, [ast.Var(name, ast.NOWHERE) for name in outputs])
-            w.ordered = True
             w.body(body)
             found = ", ".join([w.var(name) for name in outputs])
             w.line(f"acc.append(({found}{',' if outputs else ''}))")
@@ -485,7 +484,6 @@ class FunctionWriter(Writer):
         self.bound: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.c = "c"
-        self.ordered = False
         self.hoisted: dict[tuple[str, ...], str] = {}
         self.contexts: dict[int, str] = {}
         self.args: set[str] = set()
@@ -832,17 +830,16 @@ class FunctionWriter(Writer):
 
     def iterate(self, container: str, step: ast.Term, item: ast.Term | None) -> str:
         """Opens a loop over a collection: binds the step, and the item if it is a variable; gives the item's name."""
-        suffix = "_in_order" if self.ordered else ""
         free_item = isinstance(item, ast.Var) and item.name not in self.bound
         value = self.var(item.name) if isinstance(item, ast.Var) and free_item else self.temp()
         if self.is_unused(step) or (isinstance(step, ast.Var) and step.name == "$"):
-            self.open_for(f"for {value} in values{suffix}({container}):")
+            self.open_for(f"for {value} in values({container}):")
             if isinstance(item, ast.Var) and free_item:
                 self.bound.add(item.name)
             return value
         free_step = isinstance(step, ast.Var) and step.name not in self.bound
         at = self.var(step.name) if isinstance(step, ast.Var) and free_step else self.temp()
-        self.open_for(f"for {at}, {value} in items{suffix}({container}):")
+        self.open_for(f"for {at}, {value} in items({container}):")
         if isinstance(step, ast.Var) and free_step:
             self.bound.add(step.name)
             if isinstance(item, ast.Var) and item.name == step.name:
@@ -1026,8 +1023,7 @@ class FunctionWriter(Writer):
     def comprehension(self, term: ast.Comprehension) -> str:
         acc = self.temp()
         empty = "[]" if isinstance(term, ast.ArrayComprehension) else "{}"
-        ordered, bound, contexts = self.ordered, set(self.bound), dict(self.contexts)
-        self.ordered = isinstance(term, ast.ArrayComprehension)
+        bound, contexts = set(self.bound), dict(self.contexts)
 
         def write() -> None:
             self.line(f"{acc} = {empty}")
@@ -1051,7 +1047,7 @@ class FunctionWriter(Writer):
             self.line(f"{acc} = {name}()")
         else:
             write()
-        self.ordered, self.bound, self.contexts = ordered, bound, contexts
+        self.bound, self.contexts = bound, contexts
         if isinstance(term, ast.SetComprehension):
             self.line(f"{acc} = RegoSet.of({acc})")
         return acc

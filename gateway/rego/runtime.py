@@ -241,45 +241,27 @@ def lookup_stored(value: Value, steps: Iterable[Value]) -> Value:
 
 
 def values(container: Value) -> Iterable[Value]:
-    """The members of a collection, in any order."""
+    """The members of a collection in Rego's order, which decides what an error or an early exit meets first."""
     kind = type(container)
     if kind is list:
         return container  # type: ignore[no-any-return]
-    if kind is dict:
-        return container.values()  # type: ignore[no-any-return]
     if kind is RegoSet:
-        return container.members.values()  # type: ignore[no-any-return]
+        return container.sorted()  # type: ignore[no-any-return]
+    if kind is dict:
+        return container.values() if len(container) < 2 else [container[k] for k in sorted_keys(container)]
     return ()
 
 
-def values_in_order(container: Value) -> Iterable[Value]:
-    kind = type(container)
-    if kind is dict:
-        return [container[k] for k in sorted_keys(container)]
-    if kind is RegoSet:
-        return container.sorted()  # type: ignore[no-any-return]
-    return container if kind is list else ()
-
-
 def items(container: Value) -> Iterable[tuple[Value, Value]]:
-    """The (key, value) pairs of a collection, in any order; a set's members are their own keys."""
+    """The (key, value) pairs of a collection in Rego's order; a set's members are their own keys."""
     kind = type(container)
     if kind is list:
         return enumerate(container)
     if kind is dict:
-        return [(k if type(k) is str else unkey(k), v) for k, v in container.items()]
-    if kind is RegoSet:
-        return [(v, v) for v in container.members.values()]
-    return ()
-
-
-def items_in_order(container: Value) -> Iterable[tuple[Value, Value]]:
-    kind = type(container)
-    if kind is dict:
         return [(k if type(k) is str else unkey(k), container[k]) for k in sorted_keys(container)]
     if kind is RegoSet:
         return [(v, v) for v in container.sorted()]
-    return enumerate(container) if kind is list else ()
+    return ()
 
 
 def is_collection(value: Value) -> bool:
@@ -302,7 +284,7 @@ def steps_of(value: Value, steps: tuple[Value, ...]) -> Iterator[tuple[tuple[Val
     if first is not FREE:
         yield from steps_of(index(value, first), rest)
         return
-    for k, v in items_in_order(value):
+    for k, v in items(value):
         for taken, found in steps_of(v, rest):
             yield (k, *taken), found
 
@@ -326,7 +308,7 @@ def dynamic(c: Context, node: Node, base: Value, steps: tuple[Value, ...]) -> It
     if first is not FREE:
         yield from _dynamic_step(c, node, base, first, rest)
         return
-    own = list(items_in_order(base))
+    own = list(items(base))
     taken_keys = {key(k) for k, _ in own}
     for k in [*(k for k, _ in own), *(unkey(child) for child in node.children if child not in taken_keys)]:
         for taken, found in _dynamic_step(c, node, base, k, rest):
@@ -514,6 +496,6 @@ def print_line(q: Query, parts: Sequence[Sequence[Value]], at: int) -> None:
 
 __all__ = [
     "FREE", "Builder", "Context", "M", "Query", "U", "base_at", "call_mock", "compare", "dynamic", "equal", "extent", "index", "index_stored",
-    "is_collection", "items", "items_in_order", "key", "lookup", "lookup_stored", "make_set", "member", "member_at", "patched", "print_line", "put",
-    "shown", "steps_of", "values", "values_in_order",
+    "is_collection", "items", "key", "lookup", "lookup_stored", "make_set", "member", "member_at", "patched", "print_line", "put",
+    "shown", "steps_of", "values",
 ]  # fmt: skip
