@@ -198,15 +198,16 @@ class _Loader:
     # -- faults ----------------------------------------------------------------------------------------------------
 
     def fault(self, path: Sequence[str | int], message: str, mend: str = "") -> None:
+        line = line_of(self.lines, tuple(path))
         self.errors.append(
             InvalidConfiguration(
-                message, file=self.shown, line=line_of(self.lines, tuple(path)), key=written(path), mend=mend
+                _printable(message), file=self.shown, line=line, key=_printable(written(path)), mend=_printable(mend)
             )
         )
 
     def warn(self, path: Sequence[str | int], message: str) -> None:
         line = line_of(self.lines, tuple(path))
-        self.warnings.append(f"{self.shown}{f':{line}' if line else ''}: {written(path)}: {message}")
+        self.warnings.append(_printable(f"{self.shown}{f':{line}' if line else ''}: {written(path)}: {message}"))
 
     def stop_if_faulty(self) -> None:
         if self.errors:
@@ -791,6 +792,11 @@ def written(path: Sequence[str | int]) -> str:
             )
             out += ("." if out else "") + name
     return out
+
+
+def _printable(text: str) -> str:
+    """One line that a terminal shows as it is: what is written in a file may contain anything."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def header(section: str) -> str:
