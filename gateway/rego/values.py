@@ -60,6 +60,8 @@ UNDEFINED: Final = Undefined()
 
 _EXACT: Final = Context(prec=1_000_000, Emax=999_999, Emin=-999_999)
 _FLOAT_EXACT_INT: Final = 2**53
+_LONG: Final = 10**4000
+"""From here on Python refuses to write an int as decimal text."""
 
 
 @final
@@ -106,7 +108,7 @@ def number_text(number: Value) -> str:
     if kind is NumberText:
         text: str = number.text
         return text
-    if kind is int and -(10**4000) < number < 10**4000:
+    if kind is int and -_LONG < number < _LONG:
         return str(number)
     if kind is int:
         return str(Decimal(number))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from gateway.rego.builtins.golang import unicode
 
@@ -75,6 +75,17 @@ def format_float(value: float, verb: str, precision: int = -1) -> str:
     if len(digits) <= point:
         return sign + digits + "0" * (point - len(digits))
     return f"{sign}{digits[:point]}.{digits[point:]}"
+
+
+def json_float(value: float) -> str:
+    """A float64 as Go's `encoding/json` writes it: in full between 1e-6 and 1e21."""
+    digits, point = shortest(value)
+    sign = "-" if math.copysign(1.0, value) < 0 else ""
+    if digits and (abs(value) < 1e-6 or abs(value) >= 1e21):
+        mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
+        exponent = point - 1
+        return f"{sign}{mantissa}e{'-' if exponent < 0 else '+'}{abs(exponent)}"
+    return format_float(value, "f")
 
 
 def _hexadecimal(value: float, verb: str, precision: int) -> str:
@@ -420,9 +431,12 @@ def _digits(magnitude: int, base: int) -> str:
     return f"{magnitude:{ {2: 'b', 8: 'o', 16: 'x'}[base] }}"
 
 
+_LONG: Final = 10**4000
+
+
 def decimal(number: int) -> str:
     """`str(number)` without Python's limit on its length."""
-    if -(10**4000) < number < 10**4000:
+    if -_LONG < number < _LONG:
         return str(number)
     sign, magnitude = ("-", -number) if number < 0 else ("", number)
     pieces: list[str] = []

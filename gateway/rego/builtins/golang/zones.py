@@ -265,6 +265,7 @@ def _rule(text: str) -> tuple[_Rule | None, str]:
     return _Rule(kind, day, week, month, time), text
 
 
+@lru_cache(maxsize=4096)
 def _rule_time(year: int, rule: _Rule, offset: int) -> int:
     if rule.kind == "J":
         seconds = (rule.day - 1) * _DAY
