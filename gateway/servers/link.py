@@ -715,7 +715,8 @@ class Link:
                 else:
                     logger.debug("%s: progress of no call in flight", self.settings.name)
             case "notifications/cancelled":
-                if (scope := self._asking.get(_member(message, "requestId"))) is not None:
+                withdrawn = _member(message, "requestId")
+                if isinstance(withdrawn, str | int | float) and (scope := self._asking.get(withdrawn)) is not None:
                     scope.cancel()
             case "notifications/subscriptions/acknowledged":
                 meta = _member(message, "_meta")

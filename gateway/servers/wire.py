@@ -218,7 +218,9 @@ def answer(identifier: Any, body: Mapping[str, Any]) -> bytes:
     An answer that JSON cannot carry becomes an error, so that the server is never left waiting.
     """
     try:
-        return orjson.dumps({"jsonrpc": "2.0", "id": identifier, **body}, default=plain)
+        rest = orjson.dumps(body, default=plain)
     except TypeError:
         failure = {"code": INTERNAL_ERROR, "message": "The answer cannot be written as JSON"}
-        return orjson.dumps({"jsonrpc": "2.0", "id": identifier, "error": failure})
+        rest = orjson.dumps({"error": failure})
+    # The id goes back as it came, be it an integer of any size.
+    return b'{"jsonrpc":"2.0","id":%b,%b' % (msgspec.json.encode(identifier), rest[1:])
