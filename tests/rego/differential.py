@@ -322,6 +322,28 @@ r7 if not 1 in "abc"
 r8 := [x | some x in [1 in [1], 2]]
 r9 if { x := "k"; x, _ in [["k", 1]] } else := "no"
 """,
+    "what the index skips cannot fail": """
+a := 1 if { 1 / 0; input.nope }
+b := 1 if { 1 / 0; input.user == "eve" }
+c := 1 if { 1 / 0; "zz" = input.xs[_] }
+d := 1 if { 1 / 0; input.user in ["x", "y"] }
+e := 1 if { 1 / 0; "q" in input.xs }
+f := 1 if startswith(input.n, "a")
+g(x) := 1 if { 1 / 0; x == "b" }
+g(x) := 2 if startswith(x, "b")
+h := g("a")
+i := 1 if { 1 / 0; glob.match("a*", [], input.n) }
+j := 1 if glob.match("*.b", [], input.n)
+k := 1 if { v := "eve"; 1 / 0; input.user == v }
+l contains 1 if { 1 / 0; base.nope }
+m := 1 if { to_number(base.xs) = x; base.nope.deeper = y; x; y } else := 2
+""",
+    "what the index does not skip fails": """
+a := 1 if { 1 / 0; not input.user }
+""",
+    "order decides what fails first": """
+a if every x in input.o { x % 2 == 5 }
+""",
     "early exit": """
 p if { some x in base.xs; x == 2 }
 q if { some x in base.xs; 10 / (x - 1) > 0 }

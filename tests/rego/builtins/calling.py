@@ -30,6 +30,7 @@ MODULES = (
     "units",
     "uri",
     "uuid",
+    "yaml",
 )
 
 
