@@ -67,6 +67,7 @@ class Sample:
     p50_ms: float
     p95_ms: float
     calls_per_second: float
+    calls: int = 0
 
 
 @dataclass(slots=True)
@@ -78,6 +79,8 @@ class Point:
     direct: list[Sample] = field(default_factory=list)
     gateway: list[Sample] = field(default_factory=list)
     rss_mib: float = 0.0
+    cpu_ms: float = 0.0
+    """of the gateway's process, a call: says most on a machine that others use, too"""
 
     @staticmethod
     def median(samples: list[Sample]) -> Sample:
@@ -98,14 +101,14 @@ class Point:
             f"{self.name:<28} {self.in_flight:>3} "
             f"{direct.p50_ms:>8.3f} {direct.p95_ms:>8.3f} {direct.calls_per_second:>8.0f} "
             f"{gateway.p50_ms:>8.3f} {gateway.p95_ms:>8.3f} {gateway.calls_per_second:>8.0f} "
-            f"{self.p50_ratio:>7.2f}x {self.throughput:>6.0%} {self.rss_mib:>6.0f}"
+            f"{self.p50_ratio:>7.2f}x {self.throughput:>6.0%} {self.cpu_ms:>7.3f} {self.rss_mib:>6.0f}"
         )
 
 
 HEADER: Final = (
     f"{'':<28} {'in':>3} {'direct':>26} {'through the gateway':>26}\n"
     f"{'':<28} {'flt':>3} {'p50 ms':>8} {'p95 ms':>8} {'calls/s':>8} {'p50 ms':>8} {'p95 ms':>8} {'calls/s':>8} "
-    f"{'p50':>8} {'calls':>6} {'MiB':>6}"
+    f"{'p50':>8} {'calls':>6} {'cpu ms':>7} {'MiB':>6}"
 )
 
 
@@ -131,7 +134,7 @@ async def load(exchanges: list[Exchange], seconds: float) -> Sample:
     elapsed = clock() - began
     latencies.sort()
     count = len(latencies)
-    return Sample(latencies[count // 2] * 1000, latencies[int(count * 0.95)] * 1000, count / elapsed)
+    return Sample(latencies[count // 2] * 1000, latencies[int(count * 0.95)] * 1000, count / elapsed, count)
 
 
 # ------------------------------------------------------------------------------------------------ the two sides
@@ -164,6 +167,15 @@ def rss_mib(pid: int) -> float:
     return int(answer.stdout or 0) / 1024
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process used so far, all its threads; 0 where the system does not say it finely enough."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def compare(
     name: str,
     in_flight: tuple[int, ...],
@@ -180,9 +192,11 @@ async def compare(
             sides = [(await direct(stack, count), point.direct), (await gateway(stack, count), point.gateway)]
             for exchanges, _ in sides:
                 await load(exchanges, min(0.3, options.seconds))
+            used = cpu_seconds(pid())
             for _ in range(options.rounds):
                 for exchanges, samples in sides:
                     samples.append(await load(exchanges, options.seconds))
+        point.cpu_ms = (cpu_seconds(pid()) - used) * 1000 / sum(sample.calls for sample in point.gateway)
         point.rss_mib = rss_mib(pid())
         print(point, flush=True)
         points.append(point)
@@ -354,6 +368,7 @@ async def run(options: Options) -> dict[str, Any]:
         "points": [
             {"name": p.name, "in_flight": p.in_flight, "p50_ratio": p.p50_ratio, "throughput": p.throughput}
             | {"direct": asdict(p.median(p.direct)), "gateway": asdict(p.median(p.gateway)), "rss_mib": p.rss_mib}
+            | {"cpu_ms": p.cpu_ms}
             for p in points
         ],
         "failed": failed,
