@@ -21,6 +21,7 @@ from typing import Any
 
 import platformdirs
 
+from gateway import __version__
 from gateway.clients import jsonc
 from gateway.clients.drafts import draft, is_gateway
 from gateway.clients.importing import write_atomically
@@ -72,8 +73,23 @@ class Plan:
     """Servers that stay, because the gateway does not have them or `--keep-direct` was given."""
 
 
-def program() -> tuple[str, list[str]]:
-    """The absolute command that starts this gateway, and its first arguments."""
+def program(prefix: str = sys.prefix) -> tuple[str, list[str]]:
+    """The absolute command that starts this gateway, and its first arguments.
+
+    Args:
+        prefix: of the environment that it is installed in. One of `uvx` lies in uv's cache and may be cleaned away any
+            time, so a client gets `uvx` itself, with this version.
+
+    Raises:
+        InstallError: it is one of `uvx`, which is not on the PATH.
+    """
+    if "archive-v0" in Path(prefix).parts:
+        uvx = shutil.which("uvx")
+        if uvx is None:
+            raise InstallError(
+                "the gateway was started by uvx, which is not on the PATH; put it there, or pip install the gateway"
+            )
+        return os.path.abspath(uvx), [f"mcp-execution-gateway=={__version__}"]
     beside = Path(sys.executable).parent / ("gateway.exe" if sys.platform == "win32" else "gateway")
     if os.access(beside, os.X_OK):
         return os.fspath(beside), []

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.clients import installing
+from gateway.clients.drafts import is_gateway
 from gateway.clients.installing import InstallError, carry_out, plan, still_direct, undo
-from gateway.clients.known import Surroundings
+from gateway.clients.known import Entry, Place, Surroundings
 from gateway.config import Configuration, key_digest, load
 
 KEY = "kQ2vX0sU7bM4nY9zR1tW6cE3fG8hJ5pA"
@@ -204,6 +206,23 @@ def test_a_file_that_changed_since_the_plan_is_not_overwritten(tmp_path: Path) -
     with pytest.raises(InstallError, match="has just changed"):
         carry_out(made, tmp_path / "state")
     assert file.read_text() == "{}"
+
+
+def test_from_the_cache_of_uvx_the_client_gets_uvx_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = str(tmp_path / "cache" / "uv" / "archive-v0" / "abc")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(InstallError, match="uvx"):
+        installing.program(cache)
+    uvx = program(tmp_path, "uvx")
+    command, arguments = installing.program(cache)
+    assert command == str(uvx)
+    assert arguments[0].startswith("mcp-execution-gateway==")
+    entry = Entry(
+        place=Place(client="cursor", file=tmp_path / "f", keys=()),
+        name="g",
+        raw={"command": command, "args": [*arguments, "stdio"]},
+    )
+    assert is_gateway(entry)
 
 
 @pytest.mark.rule("doctor.bypass")
