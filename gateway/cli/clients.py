@@ -31,7 +31,7 @@ def import_(source: str, dry_run: bool, as_json: bool) -> None:
         path = frame.configuration_path()
     except ConfigurationError:
         path = Path(FILE_NAME)
-    configuration = load(path) if path.exists() else None
+    configuration = load(path, to_look=True) if path.exists() else None
     found = take_over(source, configuration, path, dry_run=dry_run)
     report(found, path, dry_run=dry_run, as_json=as_json)
     if not found.servers and not found.skipped:

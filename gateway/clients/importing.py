@@ -186,7 +186,7 @@ def write(found: Import, file: Path, head: str = "") -> Configuration:
     secrets = {name: value for server in found.servers for name, value in server.draft.secrets.items()}
     write_secrets(secrets, file.parent)
     try:
-        configuration = loads(text, file)
+        configuration = loads(text, file, to_look=True)
     except GatewayError:
         for name in secrets:
             (file.parent / SECRETS / name).unlink()

@@ -139,3 +139,12 @@ def test_doctor_warns_of_an_sqlite_that_can_corrupt(tmp_path: Path) -> None:
     (one,) = found
     assert one["state"] == ("warning" if sqlite3.sqlite_version_info < (3, 51, 3) else "ok")
     assert sqlite3.sqlite_version in one["text"]
+
+
+def test_import_needs_none_of_the_secrets_that_the_gateway_runs_with(tmp_path: Path) -> None:
+    desktop(tmp_path)
+    (tmp_path / "servers.toml").write_text("[agents.a]\nkey = '${env:ONLY_WHERE_IT_RUNS}'\n")
+    ran = gateway("import", "claude-desktop", "--json", home=tmp_path, cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    assert len(ran.json()["servers"]) == 3
+    assert gateway("check", home=tmp_path, cwd=tmp_path).code == 2
