@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.adapters import records
+from gateway.adapters.checkpoints import Signatures
 from gateway.model.recording import (
     FIRST_PREV,
     RECORD_VERSION,
@@ -202,9 +203,13 @@ class Verification:
     fault: Fault | None
 
 
-def verify(raw: sqlite3.Connection, *, payloads: bool = True) -> Verification:
-    """Check the whole chain, and that every payload is what its record says. Stops at the first fault."""
-    chain = ChainVerifier(payloads=payloads)
+def verify(raw: sqlite3.Connection, *, payloads: bool = True, signatures: Signatures | None = None) -> Verification:
+    """Check the whole chain, and that every payload is what its record says. Stops at the first fault.
+
+    Args:
+        signatures: checks the checkpoints as well.
+    """
+    chain = ChainVerifier(payloads=payloads, signatures=signatures)
     after = 0
     columns = f", {_PAYLOAD}" if payloads else ""
     join = " LEFT JOIN payloads USING (seq)" if payloads else ""
@@ -223,9 +228,9 @@ def verify(raw: sqlite3.Connection, *, payloads: bool = True) -> Verification:
         after = rows[-1][0]
 
 
-def verify_lines(lines: Iterable[bytes]) -> Verification:
+def verify_lines(lines: Iterable[bytes], signatures: Signatures | None = None) -> Verification:
     """Check an export by itself: `export_lines`, a line each, whatever their order of payloads and snapshots."""
-    chain = ChainVerifier()
+    chain = ChainVerifier(signatures=signatures)
     for line in lines:
         line = line.rstrip(b"\r\n")
         if not line:
@@ -259,8 +264,9 @@ class ChainVerifier:
         payloads: they are given too; one that a record names and that is not given counts as erased.
     """
 
-    def __init__(self, *, payloads: bool = True) -> None:
+    def __init__(self, *, payloads: bool = True, signatures: Signatures | None = None) -> None:
         self._counted = payloads
+        self._signatures = signatures
         self._writer = ""
         self._first = self._last = 0
         self._prev = FIRST_PREV
@@ -302,6 +308,10 @@ class ChainVerifier:
         self._last, self._prev = own, records.digest(data)
         self._records += 1
         self._unseen = set()
+        signatures = self._signatures
+        if signatures is not None and not signatures.saw(own, self._prev, self._type, data):
+            assert signatures.fault is not None
+            return self._fail(*signatures.fault)
         if self._counted and self._type == b"call":
             self._commitments = _commitments(data)
             self._unseen = {role for role, found in self._commitments.items() if found.get("kept") == "whole"}
@@ -324,6 +334,10 @@ class ChainVerifier:
 
     def result(self) -> Verification:
         """What was found so far."""
+        signatures = self._signatures
+        if self._fault is None and signatures is not None and not signatures.end(self._first, self._last):
+            assert signatures.fault is not None
+            self._fail(*signatures.fault)
         return Verification(
             writer=self._writer,
             first_seq=self._first,

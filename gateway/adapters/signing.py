@@ -7,6 +7,7 @@ hexadecimal digits of the SHA-256 of its raw public bytes.
 
 import base64
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,34 @@ class PublicKey:
 
 
 class Signer:
-    """Signs with one private key."""
+    """Signs with one private key, which may be replaced by another."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
         self.public = PublicKey(key.public_key())
+
+    @classmethod
+    def fresh(cls) -> "Signer":
+        """With a new key."""
+        return cls(Ed25519PrivateKey.generate())
+
+    def replace(self, other: "Signer", store: Path | None) -> None:
+        """Sign with the other's key from now on; the old file stays beside it, named by its key's id.
+
+        Raises:
+            GatewayError: the files cannot be written.
+        """
+        if store is not None:
+            path = key_path(store)
+            try:
+                os.replace(path, path.with_name(f"{path.name}.{self.public.id}"))
+            except OSError as error:
+                raise GatewayError(f"{path}: the old key cannot be moved aside: {error.strerror}") from error
+            private_file(path, other._pem())
+        self._key, self.public = other._key, other.public
+
+    def _pem(self) -> bytes:
+        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     def envelope(self, payload: bytes, type: str) -> dict[str, Any]:
         """The DSSE envelope of a payload, as a JSON object."""
@@ -98,15 +122,19 @@ def _pae(type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(type.encode()), type.encode(), len(payload), payload)
 
 
+def key_path(store: Path) -> Path:
+    """Where a store's signing key lies."""
+    return store.with_name(store.name + ".signing.pem")
+
+
 def open_signer(store: Path | None) -> Signer:
     """The signer of a store, its key in `<store>.signing.pem`; of a store in memory a key that ends with the process."""
-    fresh = Ed25519PrivateKey.generate()
-    pem = fresh.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    fresh = Signer.fresh()
     if store is None:
-        return Signer(fresh)
-    path = store.with_name(store.name + ".signing.pem")
+        return fresh
+    path = key_path(store)
     try:
-        key = load_pem_private_key(private_file(path, pem), password=None)
+        key = load_pem_private_key(private_file(path, fresh._pem()), password=None)
     except ValueError as error:
         raise GatewayError(f"{path}: is no private key in PEM: {error}") from None
     if not isinstance(key, Ed25519PrivateKey):

@@ -301,29 +301,58 @@ def export(filter: CallFilter, output: Path | None) -> None:
 @log.command()
 @json_option
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def verify(file: Path | None, as_json: bool) -> None:
-    """Check the hash chain of the store, or of an exported FILE: edits, removals and reordering.
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The public key that the checkpoints have to be signed with, in PEM (`gateway keys show`).",
+)
+@click.option(
+    "--checkpoint",
+    "held",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Checkpoints that you kept elsewhere: a chain that was cut after them is found.",
+)
+def verify(file: Path | None, keys: tuple[Path, ...], held: Path | None, as_json: bool) -> None:
+    """Check the hash chain of the store, or of an exported FILE: edits, removals, reordering, and with --key who signed it.
 
-    Who wrote the chain cannot be proven without a pinned key, so that a consistent one exits with 1 as well.
+    Without a pinned key nobody can say who wrote the chain, so that a consistent one exits with 1 as well.
     """
     from gateway.adapters import queries
+    from gateway.adapters.checkpoints import Signatures, read_envelopes
+    from gateway.adapters.signing import load_public
 
+    if held is not None and not keys:
+        raise click.UsageError("--checkpoint needs --key: the key that signed it")
+    envelopes = read_envelopes(held) if held is not None else []
+    signatures = Signatures([load_public(path.read_bytes()) for path in keys], envelopes) if keys else None
     if file is not None:
         with file.open("rb") as lines:
-            found = queries.verify_lines(lines)
+            found = queries.verify_lines(lines, signatures)
     else:
         with _store() as raw:
-            found = queries.verify(raw)
+            found = queries.verify(raw, signatures=signatures)
+    signed = signatures.signed_up_to if signatures is not None else 0
+    proven = found.fault is None and signed > 0
+    verdict = "broken" if found.fault else "verified" if proven else "consistent, origin unproven"
     if as_json:
-        print_json({**asdict(found), "verdict": "broken" if found.fault else "consistent, origin unproven"})
+        checked = signatures.checked if signatures is not None else 0
+        print_json({**asdict(found), "verdict": verdict, "signed_up_to": signed, "checkpoints": checked})
     elif found.fault is not None:
         click.echo(f"broken at record {found.fault.seq}: {found.fault.reason}")
     else:
         first = f", the first is {found.first_seq}" if found.first_seq > 1 else ""
         erased = f", {found.erased} erased" if found.erased else ""
-        click.echo(f"consistent, origin unproven: {found.records} records{first}, {found.payloads} payloads{erased}")
+        click.echo(f"{verdict}: {found.records} records{first}, {found.payloads} payloads{erased}")
+        if proven and signatures is not None:
+            after = found.last_seq - signed
+            click.echo(f"signed up to record {signed} by {signatures.checked} checkpoints; {after} records after it")
+        elif keys:
+            click.echo("no checkpoint of the chain is signed yet")
         click.echo(f"head {found.last_seq} {found.head}")
-    raise Negative("")
+    if not proven:
+        raise Negative("")
 
 
 # --- one call on one page ----------------------------------------------------------------------------------------

@@ -100,12 +100,12 @@ def keys() -> None:
 @frame.json_option
 def show_keys(as_json: bool) -> None:
     """Print the public key, in PEM, and its id. Verify with it: `gateway holds show HOLD --verify --key FILE`."""
-    from gateway.adapters.signing import open_signer
+    from gateway.adapters.signing import key_path, open_signer
 
     store = frame.configuration().store.path
     if store is None:
         raise frame.Negative("the store is in memory; its key ends with the process")
-    if not store.with_name(store.name + ".signing.pem").is_file():
+    if not key_path(store).is_file():
         raise frame.Negative("there is no key yet; the gateway makes it when it first starts")
     public = open_signer(store).public
     if as_json:
@@ -113,3 +113,15 @@ def show_keys(as_json: bool) -> None:
     else:
         click.echo(f"# keyid {public.id}")
         click.echo(public.pem, nl=False)
+
+
+@keys.command("rotate")
+@frame.json_option
+def rotate_keys(as_json: bool) -> None:
+    """Sign with a new key from now on; the old one signs which. Needs an operator's key."""
+    found = ask(frame.configuration(), "keys.rotate", key=True)
+    if as_json:
+        frame.print_json(found)
+    else:
+        click.echo(f"# keyid {found['keyid']}, before {found['before']}")
+        click.echo(found["pem"], nl=False)

@@ -34,6 +34,7 @@ class RecordType(StrEnum):
     STATE_CHANGED = "state.changed"
     PROCESS_STARTED = "process.started"
     PROCESS_STOPPED = "process.stopped"
+    CHECKPOINT = "checkpoint"
     HOLD_OPENED = "hold.opened"
     HOLD_DECIDED = "hold.decided"
     HOLD_CLAIMED = "hold.claimed"
