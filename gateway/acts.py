@@ -6,13 +6,16 @@ or refused. Looking at what may hold secrets (a hold's arguments) is recorded to
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Literal, Protocol, cast
 
-from gateway.decide.hold import DecisionRefused, Hold, Operator
+from gateway.adapters import overview, queries
+from gateway.decide.hold import DecisionRefused, Hold, NotAnApprover, Operator
 from gateway.decide.pause import Stop, Stops, Subject, client_key
 from gateway.engine import Engine
 from gateway.model.call import Principal, TargetType
 from gateway.model.errors import GatewayError, JournalUnavailable
+from gateway.model.recording import CallFilter, Record
 from gateway.model.snapshot import View
 from gateway.model.verdict import Write
 from gateway.ports import Clock
@@ -26,6 +29,22 @@ NOBODY = Operator(id="", role="")
 
 class ActRefused(GatewayError):
     """An act that was not done; the text says why and what to do."""
+
+
+class ActForbidden(ActRefused):
+    """It is not this operator's to do."""
+
+
+class ActUnknown(ActRefused):
+    """What it is about does not exist."""
+
+
+class ActInvalid(ActRefused):
+    """Its parameters do not say what is meant."""
+
+
+class ActUnrecorded(ActRefused):
+    """It cannot be recorded, or the store cannot be read, so it is not done."""
 
 
 class Records(Protocol):
@@ -60,6 +79,7 @@ class Book(Protocol):
         channel: str = "cli",
         arguments: Any = None,
         narrow: bool = False,
+        seen: str | None = None,
     ) -> Hold: ...
 
 
@@ -111,10 +131,12 @@ class Acts:
         parts: Mapping[str, Callable[[], Any]],
         resolve_doubt: Callable[[str], bool],
         stop_conditions: Callable[[Principal], Sequence[str]],
+        rotate: Callable[[], Awaitable[Any]],
         letters: Letters,
         redo: Callable[[Any], Awaitable[Mapping[str, Any]]],
     ) -> None:
         self._letters, self._redo, self._stop_conditions = letters, redo, stop_conditions
+        self._rotate = rotate
         self._engine, self._book, self._stops, self._stop = engine, book, stops, stop
         self._breaker, self._journal, self._clock, self._reload = breaker, journal, clock, reload
         self._view, self._principals, self._parts, self._resolve_doubt = view, principals, parts, resolve_doubt
@@ -127,6 +149,15 @@ class Acts:
             "stops": Command(None, self._list_stops),
             "tools": Command(None, self._tools),
             "limits": Command(None, self._limits),
+            "agents": Command(None, self._part("agents")),
+            "policy": Command(None, self._part("policy")),
+            "calls.running": Command(None, self._list_running),
+            "calls.list": Command("viewer", self._list_calls),
+            "calls.show": Command("viewer", self._show_call),
+            "calls.statistics": Command("viewer", self._statistics),
+            "sessions.list": Command("viewer", self._list_sessions),
+            "sessions.show": Command("viewer", self._show_session),
+            "calls.kill": Command("operator", self._kill_call, changes=True),
             "holds.list": Command(None, self._list_holds),
             "holds.show": Command("viewer", self._show_hold),
             "holds.approve": Command("approver", self._approve, changes=True),
@@ -138,6 +169,7 @@ class Acts:
             "breakers.reset": Command("operator", self._reset, changes=True),
             "reload": Command("operator", self._reloaded, changes=True),
             "resolve": Command("operator", self._resolve, changes=True),
+            "keys.rotate": Command("operator", self._rotated, changes=True),
             "dead-letters.list": Command(None, self._list_letters),
             "dead-letters.show": Command("viewer", self._show_letter),
             "dead-letters.retry": Command("operator", self._retry_letter, changes=True),
@@ -152,7 +184,7 @@ class Acts:
         """
         command = self.commands.get(name)
         if command is None:
-            raise ActRefused(f"there is no act {name!r}")
+            raise ActUnknown(f"there is no act {name!r}")
         if command.role is not None and (
             operator is None or operator.role not in RANKS or RANKS.index(operator.role) < RANKS.index(command.role)
         ):
@@ -167,7 +199,7 @@ class Acts:
                     "why": "role",
                 },
             )
-            raise ActRefused(f"{name} needs the role {command.role}; this is {who}")
+            raise ActForbidden(f"{name} needs the role {command.role}; this is {who}")
         who_acts = operator or NOBODY
         try:
             result = await command.act(who_acts, params)
@@ -177,7 +209,15 @@ class Acts:
                     "operator.acted",
                     {"operator": who_acts.id, "act": name, "params": _shown(params), "done": False, "why": str(error)},
                 )
-            raise ActRefused(str(error)) from error
+            match error:
+                case ActRefused():
+                    raise
+                case NotAnApprover():
+                    raise ActForbidden(str(error)) from error
+                case JournalUnavailable():
+                    raise ActUnrecorded(str(error)) from error
+                case _:
+                    raise ActRefused(str(error)) from error
         if command.changes:
             await self._record(
                 "operator.acted",
@@ -189,7 +229,7 @@ class Acts:
         try:
             await self._journal.record(type, body)
         except JournalUnavailable as error:
-            raise ActRefused(f"the act cannot be recorded, so it is not done: {error}") from error
+            raise ActUnrecorded(f"the act cannot be recorded, so it is not done: {error}") from error
 
     # --- looking ---
 
@@ -200,18 +240,7 @@ class Acts:
         return look
 
     async def _status(self, operator: Operator, params: Mapping[str, Any]) -> Any:
-        now = self._clock.monotonic_ns()
-        running = [
-            {
-                "call_id": run.call.id,
-                "agent": run.call.principal.id,
-                "tool": f"{run.call.server}/{run.call.name}" if run.call.server else run.call.target,
-                "stage": run.stage,
-                "age_seconds": round((now - run.started_ns) / 1e9, 3),
-                "session_id": run.call.session_id,
-            }
-            for run in self._engine.running()
-        ]
+        running = await self._list_running(operator, params)
         status = self._journal.status
         return {
             "running": running,
@@ -227,6 +256,95 @@ class Acts:
                 "seq": status.seq,
             },
             **self._parts["gateway"](),
+        }
+
+    async def _list_running(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        """The calls on their way, oldest first."""
+        now = self._clock.monotonic_ns()
+        return [
+            {
+                "call_id": run.call.id,
+                "agent": run.call.principal.id,
+                "tool": f"{run.call.server}/{run.call.name}" if run.call.server else run.call.target,
+                "risk": str(run.call.risk),
+                "stage": run.stage,
+                "age_seconds": round((now - run.started_ns) / 1e9, 3),
+                "session_id": run.call.session_id,
+            }
+            for run in self._engine.running()
+        ]
+
+    async def _list_calls(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        """A page of recorded calls, newest first; `next` is the `before` of the page after, None at the end."""
+        filter = CallFilter(
+            **{name: params.get(name) for name in ("agent", "tool", "session", "outcome", "code", "since", "until")}
+        )
+        limit, before, text = int(params.get("limit") or 50), params.get("before"), str(params.get("text") or "")
+        if text:
+            found, after = await self._journal.read(overview.search_calls, filter, text, before=before, limit=limit)
+        else:
+            found = await self._journal.read(queries.list_calls, filter, before=before, limit=limit)
+            after = found[-1].seq if len(found) == limit else None
+        return {"calls": [asdict(call) for call in found], "next": after}
+
+    async def _show_call(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        """One recorded call with its payloads, or what is known of one in flight."""
+        wanted = str(params.get("id") or "")
+        record = await self._record_of(wanted) if wanted else None
+        if record is None:
+            running = [run for run in await self._list_running(operator, params) if run["call_id"] == wanted]
+            if not running:
+                raise ActUnknown(f"there is no call {wanted!r}")
+            return {"running": running[0], "record": None, "payloads": {}, "sha256": None, "seq": None}
+        await self._record(
+            "operator.viewed", {"operator": operator.id, "what": "call", "id": record.body["command"]["id"]}
+        )
+        return {
+            "running": None,
+            "seq": record.seq,
+            "sha256": record.sha256,
+            "record": record.body,
+            "payloads": record.payloads,
+        }
+
+    async def _record_of(self, call_id: str) -> Record | None:
+        try:
+            found: Record | None = await self._journal.read(queries.find_call, call_id)
+        except queries.Ambiguous as error:
+            raise ActInvalid(str(error)) from error
+        return found
+
+    async def _statistics(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        """Calls, refusals by code and latency of a span of time up to now, in equal parts."""
+        now = self._clock.time_ns() / 1e9
+        seconds = float(params.get("seconds") or 3600)
+        return await self._journal.read(overview.statistics, since=now - seconds, until=now)
+
+    async def _list_sessions(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        limit = int(params.get("limit") or 50)
+        found = await self._journal.read(
+            queries.list_sessions, agent=params.get("agent"), before=params.get("before"), limit=limit
+        )
+        return {
+            "sessions": [asdict(session) for session in found],
+            "next": found[-1].id if len(found) == limit else None,
+        }
+
+    async def _show_session(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        """A session with a page of its calls, in order; `next` is the `after` of the page after, None at the end."""
+        wanted = str(params.get("id") or "")
+        try:
+            found = await self._journal.read(queries.find_session, wanted) if wanted else None
+        except queries.Ambiguous as error:
+            raise ActInvalid(str(error)) from error
+        if found is None:
+            raise ActUnknown(f"there is no session {wanted!r}")
+        limit, after = int(params.get("limit") or 50), int(params.get("after") or 0)
+        calls = await self._journal.read(queries.list_calls, CallFilter(session=found.id), after=after, limit=limit)
+        return {
+            "session": asdict(found),
+            "calls": [asdict(call) for call in calls],
+            "next": calls[-1].seq if len(calls) == limit else None,
         }
 
     async def _list_stops(self, operator: Operator, params: Mapping[str, Any]) -> Any:
@@ -258,14 +376,20 @@ class Acts:
         known = self._principals()
         name = params.get("agent") or (next(iter(known)) if len(known) == 1 else None)
         if name is None:
-            raise ActRefused(f"name an agent with --agent: {', '.join(known)}")
+            raise ActInvalid(f"name an agent with --agent: {', '.join(known)}")
         if name not in known:
-            raise ActRefused(f"there is no agent {name!r}; there are {', '.join(known) or 'none'}")
+            raise ActUnknown(f"there is no agent {name!r}; there are {', '.join(known) or 'none'}")
         return known[name]
 
     async def _list_holds(self, operator: Operator, params: Mapping[str, Any]) -> Any:
-        wanted = params.get("state")
-        return [_summary(hold) for hold in self._book.all() if wanted in (None, "all", str(hold.state))]
+        """Holds in a state, newest first; with `before` (an id) those opened earlier, with `limit` so many at most."""
+        wanted, before, limit = params.get("state"), params.get("before"), params.get("limit")
+        found = (
+            hold
+            for hold in self._book.all()
+            if wanted in (None, "all", str(hold.state)) and (before is None or hold.id < before)
+        )
+        return [_summary(hold) for hold in islice(found, None if limit is None else int(limit))]
 
     async def _show_hold(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         hold = self._hold(params)
@@ -287,7 +411,7 @@ class Acts:
     async def _approve(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         narrow = "arguments" in params and params["arguments"] is not None
         if narrow and not isinstance(params["arguments"], dict):
-            raise ActRefused("the narrowed arguments are not a JSON object")
+            raise ActInvalid("the narrowed arguments are not a JSON object")
         hold = await self._book.decide(
             self._hold(params).id,
             operator,
@@ -296,6 +420,7 @@ class Acts:
             channel=str(params.get("channel") or "cli"),
             arguments=params.get("arguments"),
             narrow=narrow,
+            seen=params.get("binding"),
         )
         return _summary(hold)
 
@@ -306,6 +431,7 @@ class Acts:
             approve=False,
             comment=str(params.get("comment") or ""),
             channel=str(params.get("channel") or "cli"),
+            seen=params.get("binding"),
         )
         return _summary(hold)
 
@@ -320,11 +446,9 @@ class Acts:
         if len(fitting) == 1:
             found: Hold = fitting[0]
             return found
-        raise ActRefused(
-            f"there is no hold {wanted!r}"
-            if not fitting
-            else f"{wanted!r} fits {len(fitting)} holds; write more of the id"
-        )
+        if fitting:
+            raise ActInvalid(f"{wanted!r} fits {len(fitting)} holds; write more of the id")
+        raise ActUnknown(f"there is no hold {wanted!r}")
 
     # --- interrupting ---
 
@@ -333,6 +457,14 @@ class Acts:
 
     async def _kill(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         return await self._put(operator, params, killed=True)
+
+    async def _kill_call(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        """Cancel one call on its way; its agent gets `killed`."""
+        call_id = str(params.get("id") or "")
+        reason = str(params.get("reason") or "") or f"by {operator.id}"
+        if not self._engine.kill(call_id, reason):
+            raise ActUnknown(f"no call {call_id!r} is on its way")
+        return {"call_id": call_id, "killed": True}
 
     async def _put(self, operator: Operator, params: Mapping[str, Any], *, killed: bool) -> Any:
         subject, name = _subject(params)
@@ -347,7 +479,7 @@ class Acts:
                 else await self._journal.read(_session, name)
             )
             if pair is None:
-                raise ActRefused(f"there is no session {name!r}")
+                raise ActUnknown(f"there is no session {name!r}")
             client = client_key(*pair)
         stop = Stop(
             subject=subject,
@@ -380,7 +512,7 @@ class Acts:
         subject = str(params.get("subject") or "")
         known = {entry["name"] for entry in self._parts["servers"]()}
         if subject.partition("/")[0] not in known:
-            raise ActRefused(
+            raise ActUnknown(
                 f"there is no tool server {subject.partition('/')[0]!r}; there are {', '.join(sorted(known))}"
             )
         self._breaker.trip(subject)
@@ -389,7 +521,7 @@ class Acts:
     async def _reset(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         subject = str(params.get("subject") or "")
         if not self._breaker.reset(subject):
-            raise ActRefused(f"there is no breaker {subject!r}; `gateway breakers` lists them")
+            raise ActUnknown(f"there is no breaker {subject!r}; `gateway breakers` lists them")
         return self._parts["breakers"]()
 
     async def _reloaded(self, operator: Operator, params: Mapping[str, Any]) -> Any:
@@ -409,6 +541,10 @@ class Acts:
             (Write(kind="idempotency.resolved", data={"call_id": call_id}),),
         )
         return {"call_id": call_id, "resolved": True}
+
+    async def _rotated(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        before, public = await self._rotate()
+        return {"keyid": public.id, "pem": public.pem, "before": before.id}
 
     # --- dead letters ---
 
@@ -444,7 +580,7 @@ class Acts:
         wanted = str(params.get("call_id") or "")
         letter = await self._letters.get(wanted)
         if letter is None:
-            raise ActRefused(f"there is no dead letter {wanted!r}; `gateway dead-letters list` lists them")
+            raise ActUnknown(f"there is no dead letter {wanted!r}; `gateway dead-letters list` lists them")
         return letter
 
 
@@ -457,7 +593,7 @@ def _subject(params: Mapping[str, Any]) -> tuple[Subject, str]:
     """What a pause, kill or resume is about: one of agent, session, server, tool, or the whole gateway."""
     given = [(kind, params[kind]) for kind in ("agent", "session", "server", "tool") if params.get(kind)]
     if len(given) > 1:
-        raise ActRefused("name one of --agent, --session, --server, --tool")
+        raise ActInvalid("name one of --agent, --session, --server, --tool")
     if not given:
         return "gateway", ""
     kind, name = given[0]

@@ -23,8 +23,9 @@ import orjson
 
 from gateway import __version__, limits, telemetry
 from gateway.acts import Acts
-from gateway.adapters import dead_letters, holds, keys, ownership
+from gateway.adapters import dead_letters, holds, keys, notify, ownership
 from gateway.adapters import limits as stored_limits
+from gateway.adapters.checkpoints import Checkpoints, EvidenceSettings
 from gateway.adapters.holds import HoldBook
 from gateway.adapters.journal import SqlJournal, open_journal
 from gateway.adapters.keys import StoredKeys
@@ -36,6 +37,9 @@ from gateway.adapters.sealing import open_seal
 from gateway.adapters.signing import Signer, open_signer
 from gateway.adapters.system import EventFanout, SystemClock
 from gateway.config import AgentSettings, Configuration, PolicySettings, load
+from gateway.console.api import Surroundings
+from gateway.console.feed import Feed
+from gateway.console.site import Site
 from gateway.control import AgentKey, Gateway
 from gateway.decide.breaker import Rules as BreakerRules
 from gateway.decide.hold import Operator
@@ -88,7 +92,7 @@ logger = logging.getLogger("gateway")
 DRAIN_SECONDS = 10.0
 """How long calls in flight may take to end when the gateway stops."""
 
-WRITES = {**holds.WRITES, **keys.WRITES, **stored_limits.WRITES, **dead_letters.WRITES}
+WRITES = {**holds.WRITES, **keys.WRITES, **stored_limits.WRITES, **dead_letters.WRITES, **notify.WRITES}
 
 
 @asynccontextmanager
@@ -145,6 +149,7 @@ class Runtime:
     book: HoldBook
     keys: StoredKeys
     letters: dead_letters.Kept
+    checkpoints: Checkpoints
     stops: Stops
     ledger: Ledger
     quotas: Quotas
@@ -158,6 +163,10 @@ class Runtime:
     put_stop: Callable[[Stop], None]
     """Puts a pause or kill in force now, cancels what it kills, and makes it durable soon after."""
     edge: EdgeSettings = field(default_factory=EdgeSettings)
+    unnamed: list[Operator] = field(default_factory=list)
+    """Who decides where there are no `[operators]`: `console`, once its one-time link was printed."""
+    url: str | None = None
+    """Where the console is reached, once it is served; links in notifications begin so."""
     acts: Acts = field(init=False)
 
 
@@ -192,6 +201,8 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
     stops, ledger = Stops(), Ledger()
     snapshots: Snapshots
     gateway: Gateway | None = None
+    runtime: Runtime
+    unnamed: list[Operator] = []
 
     def current() -> Configuration:
         return snapshots.configuration
@@ -238,7 +249,18 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             clock=clock,
             events=events,
             settings=lambda: limits.approvals(current()),
-            operators=lambda: limits.operators(current()),
+            operators=lambda: limits.operators(current()) or unnamed,
+            notifications=lambda hold: outbox.writes(hold),
+        )
+        outbox = notify.Outbox(
+            journal=journal,
+            seal=seal,
+            clock=clock,
+            events=events,
+            webhooks=lambda: current().notify,
+            hold=book.get,
+            base=lambda: runtime.url,
+            redact=lambda: current().document.recording.redact,
         )
         stored_keys = StoredKeys(journal, seal, clock)
         now = clock.time_ns() / 1e9
@@ -246,6 +268,13 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         await stored_keys.load()
         letters = dead_letters.Kept(journal, journal, seal)
         await letters.load()
+        checkpoints = Checkpoints(
+            journal=journal,
+            signer=signer,
+            clock=clock,
+            settings=lambda: evidence(current()),
+            directory=configuration.directory,
+        )
         await load_stops(journal, stops, now)
         await load_use(journal, ledger, limits.quotas(configuration), now)
         cached = _Cached(current)
@@ -330,6 +359,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             book=book,
             keys=stored_keys,
             letters=letters,
+            checkpoints=checkpoints,
             stops=stops,
             ledger=ledger,
             quotas=quota,
@@ -342,6 +372,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             started_at=now,
             put_stop=put_stop,
             edge=edge_settings(configuration),
+            unnamed=unnamed,
         )
         refusals = Counter[str]()
         events.subscribe(lambda event: _count_refusal(refusals, event))
@@ -354,13 +385,17 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         tasks.start_soon(_record_events, events, journal)
         tasks.start_soon(servers.run)
         tasks.start_soon(_expire_holds, book)
+        tasks.start_soon(outbox.run)
         if watch:
             tasks.start_soon(snapshots.watch)
+        tasks.start_soon(checkpoints.run)
         try:
             yield runtime
         finally:
             with anyio.move_on_after(DRAIN_SECONDS, shield=True):
                 await engine.drained()
+            with anyio.move_on_after(DRAIN_SECONDS, shield=True):
+                await _last_checkpoint(checkpoints)
             with anyio.move_on_after(DRAIN_SECONDS, shield=True):
                 await servers.close()
             tasks.cancel_scope.cancel()
@@ -434,11 +469,30 @@ def acts(runtime: Runtime, refusals: Counter[str]) -> Acts:
         view=runtime.gateway.view,
         principals=principals,
         resolve_doubt=runtime.keys.forget,
+        rotate=lambda: runtime.checkpoints.rotate(runtime.configuration().store.path),
         stop_conditions=lambda principal: limits.stop_conditions(runtime.configuration(), principal),
         letters=runtime.letters,
         redo=redo,
         parts={
             "gateway": gateway,
+            "agents": lambda: [
+                {
+                    "name": agent.name,
+                    "roles": list(agent.roles),
+                    "servers": None if agent.servers is None else list(agent.servers),
+                    "tools": None if agent.tools is None else [str(glob) for glob in agent.tools],
+                }
+                for agent in runtime.configuration().agents.values()
+            ],
+            "policy": lambda: {
+                "engine": runtime.configuration().policy.scheme,
+                "revision": runtime.gateway.snapshot.policy.revision,
+                "shadow_revision": None
+                if runtime.gateway.snapshot.shadow is None
+                else runtime.gateway.snapshot.shadow.revision,
+                "configuration_sha256": runtime.gateway.snapshot.configuration_sha256,
+                "catalogue_revision": runtime.gateway.snapshot.catalogue.revision,
+            },
             "servers": lambda: [asdict(state) for state in runtime.servers.states()],
             "quotas": lambda: [asdict(use) for use in runtime.quotas.use()],
             "breakers": lambda: [{**asdict(state), "state": str(state.state)} for state in runtime.breaker.states()],
@@ -496,6 +550,19 @@ class _Cached:
             self._quotas, self._interrupts = limits.quotas(configuration), limits.interrupts(configuration)
             self._rules, self._pools, self._servers = {}, {}, {}
         return configuration
+
+
+async def _last_checkpoint(checkpoints: Checkpoints) -> None:
+    try:
+        await checkpoints.write()
+    except JournalUnavailable as error:
+        logger.error("the last checkpoint could not be written: %s", error)
+
+
+def evidence(configuration: Configuration) -> EvidenceSettings:
+    """`[evidence]`."""
+    table = configuration.document.evidence
+    return EvidenceSettings(checkpoint_seconds=table.checkpoint_seconds, checkpoints_to=tuple(table.checkpoints_to))
 
 
 def recording(configuration: Configuration) -> RecordingSettings:
@@ -636,11 +703,18 @@ def _stop_body(stop: Stop, state: str) -> dict[str, Any]:
 # --- what is served ---
 
 
-async def serve(configuration: Configuration, host: str, port: int, ready: Callable[[int], None] | None = None) -> None:
+async def serve(
+    configuration: Configuration,
+    host: str,
+    port: int,
+    ready: Callable[[int], None] | None = None,
+    link: Callable[[str], None] | None = None,
+) -> None:
     """Serve agents over Streamable HTTP until SIGINT or SIGTERM, then drain.
 
     Args:
         ready: told of the port once everything that must be there is there.
+        link: shows a person, and nobody else, the one-time link that opens the console where there are no `[operators]`.
 
     Raises:
         GatewayError: the address cannot be had, or what `build` raises.
@@ -658,15 +732,49 @@ async def serve(configuration: Configuration, host: str, port: int, ready: Calla
         if others is not None:
             await stack.enter_async_context(serving_others(others, runtime, commands(runtime), configuration.file))
         mcp = mcp_app(runtime.gateway, runtime.edge)
-        app = application(mcp, routes(runtime))
+        site = operators_site(runtime)
+        app = application(mcp, {**routes(runtime), **site.routes()})
         async with anyio.create_task_group() as tasks:
             await tasks.start(_until_signalled, stop)
             port = int(listening.getsockname()[1])
-            logger.info("listening on http://%s:%d/mcp", f"[{host}]" if ":" in host else host, port)
+            named = f"[{host}]" if ":" in host else host
+            logger.info("listening on http://%s:%d/mcp", named, port)
+            runtime.url = _console_url(configuration, named, port)
+            if link is not None and not configuration.operators:
+                link(f"{runtime.url}{site.one_time_link()}")
+            tasks.start_soon(_closing, site, stop)
             if ready is not None:
                 ready(port)
             await serve_http(mcp, app, listening, stop=stop, drain_seconds=DRAIN_SECONDS)
             tasks.cancel_scope.cancel()
+
+
+def operators_site(runtime: Runtime) -> Site:
+    """The operator API and the console of a running gateway."""
+    feed = Feed()
+    runtime.events.subscribe(feed.receive)
+    around = Surroundings(
+        acts=lambda: runtime.acts,
+        configuration=runtime.configuration,
+        feed=feed,
+        events=runtime.events,
+        clock=runtime.clock,
+        max_request_bytes=runtime.edge.max_request_bytes,
+    )
+    return Site(around, journal=runtime.journal, unnamed=runtime.unnamed)
+
+
+def _console_url(configuration: Configuration, host: str, port: int) -> str:
+    """Where people reach the console: the first of `allowed_origins` (a proxy in front), else the listening address."""
+    if configuration.listen.allowed_origins:
+        return configuration.listen.allowed_origins[0].rstrip("/")
+    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"
+
+
+async def _closing(site: Site, stop: anyio.Event) -> None:
+    """End event streams when the gateway stops, so that nobody waits for them."""
+    await stop.wait()
+    site.close()
 
 
 def _socket_of_others(

@@ -91,10 +91,11 @@ class HoldBook:
         events: Events,
         settings: Callable[[], HoldSettings],
         operators: Callable[[], Sequence[Operator]],
+        notifications: Callable[[Hold], tuple[Write, ...]] = lambda hold: (),
     ) -> None:
         self._journal, self._seal, self._signer = journal, seal, signer
         self._clock, self._events = clock, events
-        self.settings, self.operators = settings, operators
+        self.settings, self.operators, self._notifications = settings, operators, notifications
         self._holds: dict[str, Hold] = {}
         self._live: dict[str, str] = {}
         """Lookup digest to the id of the hold that the next identical call meets."""
@@ -152,9 +153,8 @@ class HoldBook:
             existing = self.live(hold.lookup)
             if existing is not None and existing.state is HoldState.PENDING:
                 return existing
-            await self._journal.record(
-                "hold.opened", public(hold), (Write(kind="hold.insert", data=self._row(hold, "")),)
-            )
+            writes = (Write(kind="hold.insert", data=self._row(hold, "")), *self._notifications(hold))
+            await self._journal.record("hold.opened", public(hold), writes)
             self._keep(hold)
         self._tell(hold)
         return hold
@@ -256,6 +256,7 @@ class HoldBook:
         channel: str = "cli",
         arguments: Any = None,
         narrow: bool = False,
+        seen: str | None = None,
     ) -> Hold:
         """Take a decision, commit it with its signed record, wake who waits.
 
@@ -276,6 +277,7 @@ class HoldBook:
                 channel=channel,
                 arguments=arguments,
                 narrow=narrow,
+                seen=seen,
             )
             await self._decided(hold, after)
         self._tell(after)

@@ -3,7 +3,7 @@
 Control tables of stages (quotas, idempotency, holds) are added here as further steps, so that a store has one version.
 """
 
-from gateway.adapters import dead_letters, holds, keys, limits
+from gateway.adapters import dead_letters, holds, keys, limits, notify
 
 STEPS: tuple[str, ...] = (
     # 1: the chain, what lies beside it, and what makes lists fast
@@ -99,4 +99,6 @@ STEPS: tuple[str, ...] = (
     """,
     # 2: what stages keep: holds and their signed decisions, idempotency keys, use of quotas, stops, dead letters
     holds.TABLES + keys.TABLES + limits.TABLES + dead_letters.TABLES,
+    # 3: the outbox of notifications, and the ids of signed replies
+    notify.TABLES,
 )

@@ -1,6 +1,7 @@
 """`init`, `serve`, `stdio`: from nothing to a running gateway."""
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -21,7 +22,14 @@ def serve(host: str | None, port: int | None) -> None:
     configuration = frame.configuration(to_use=True)
     address = host if host is not None else configuration.listen.host
     check_listen(configuration, address)
-    frame.run(wiring.serve, configuration, address, port if port is not None else configuration.listen.port)
+    listened = port if port is not None else configuration.listen.port
+    # To a terminal alone: what goes into a file or a pipe is kept, and read by others.
+    link = _show_link if sys.stdout.isatty() else None
+    frame.run(wiring.serve, configuration, address, listened, None, link)
+
+
+def _show_link(url: str) -> None:
+    click.echo(f"\nThe console, for whoever opens this first (once, within ten minutes):\n  {url}\n")
 
 
 @frame.command()

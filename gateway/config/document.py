@@ -361,13 +361,13 @@ class NotifyTable(Table):
     url: NonEmpty
     """Where to post."""
     secret: NonEmpty
-    """Signs the message (Standard Webhooks)."""
+    """Signs the message (Standard Webhooks): `whsec_` and base64 of 24 to 64 random bytes."""
     format: Literal["json", "slack"] = "json"
     """How the message looks."""
     payload: Literal["summary", "full"] = "summary"
     """`full`: with arguments."""
     operator: NonEmpty | None = None
-    """Signed replies act as this operator. Absent: replies are refused."""
+    """Signed replies (`POST /api/v1/webhooks/N`, the first is 1) act as this operator. Absent: replies are refused."""
 
 
 class ApprovalsTable(Table):
@@ -483,6 +483,7 @@ ACTIVE_SECTIONS: frozenset[str] = frozenset(
         "idempotency",
         "approvals",
         "recording",
+        "evidence",
     }
 )
 """Those of `LATER_SECTIONS` that do something in this version. Whoever lands a feature adds its key here."""

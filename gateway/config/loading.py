@@ -4,6 +4,7 @@ The order matters for the reader of an error: first TOML itself, then unknown ke
 of features that this version does not have, then values, then what only shows when tables are seen together.
 """
 
+import base64
 import difflib
 import hashlib
 import ipaddress
@@ -34,6 +35,7 @@ from gateway.config.settings import (
     AgentSettings,
     BreakerSettings,
     Configuration,
+    NotifySettings,
     OperatorSettings,
     PolicySettings,
     RetrySettings,
@@ -235,6 +237,7 @@ class _Loader:
         policy = self._policy(document)
         servers = {name: self._server(name, table, document.defaults) for name, table in document.servers.items()}
         agents, operators = self._principals(document)
+        notify = self._notify(document)
         self._together(document, operators)
         self.stop_if_faulty()
         self._exposed(servers, store, policy)
@@ -254,6 +257,7 @@ class _Loader:
             local_only=document.agents is None,
             operators=types.MappingProxyType(operators),
             reload=document.gateway.reload or ("operator" if document.operators is not None else "watch"),
+            notify=notify,
             warnings=tuple(self.warnings),
         )
 
@@ -618,6 +622,37 @@ class _Loader:
         REGISTRY.add(secret.reveal())
         return key_digest(secret.reveal())
 
+    def _notify(self, document: doc.Document) -> tuple[NotifySettings, ...]:
+        """`[[approvals.notify]]`. What cannot be resolved is fatal: nobody would be told of what waits for them."""
+        found: list[NotifySettings] = []
+        for index, table in enumerate(document.approvals.notify):
+            path = ("approvals", "notify", index)
+            if self.to_look:
+                continue
+            url, secret = self._resolved((*path, "url"), table.url), self._resolved((*path, "secret"), table.secret)
+            if url is None or secret is None:
+                continue
+            if not re.match(r"https?://[^/\s]", url.reveal()):
+                self.fault((*path, "url"), "is no http:// or https:// URL", 'write it as "https://host/path"')
+            if not is_webhook_secret(secret.reveal()):
+                self.fault(
+                    (*path, "secret"),
+                    "is no Standard Webhooks secret",
+                    'write whsec_ and base64 of 32 random bytes: echo "whsec_$(openssl rand -base64 32)" makes one',
+                )
+            REGISTRY.add(secret.reveal())
+            found.append(
+                NotifySettings(
+                    number=index + 1,
+                    url=Secret(url.reveal(), shown=_without_userinfo(table.url)),
+                    secret=Secret(secret.reveal()),
+                    format=table.format,
+                    payload=table.payload,
+                    operator=table.operator,
+                )
+            )
+        return tuple(found)
+
     def _together(self, document: doc.Document, operators: Mapping[str, OperatorSettings]) -> None:
         for name, agent in (document.agents or {}).items():
             for pattern in agent.servers or ():
@@ -731,6 +766,14 @@ class _Loader:
                         ("servers", server.name, key),
                         f"{place} contains {' and '.join(inside)}: this tool server could change what decides over it",
                     )
+
+
+def is_webhook_secret(text: str) -> bool:
+    """Is it `whsec_` and base64 of 24 to 64 bytes (Standard Webhooks)?"""
+    try:
+        return text.startswith("whsec_") and 24 <= len(base64.b64decode(text[6:], validate=True)) <= 64
+    except ValueError:
+        return False
 
 
 def _first(*values: _T | None) -> _T:

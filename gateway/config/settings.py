@@ -186,6 +186,21 @@ class OperatorSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotifySettings:
+    """A webhook that is told of holds."""
+
+    number: int
+    """Its place among `[[approvals.notify]]`, the first is 1; replies name it."""
+    url: Secret
+    secret: Secret
+    """`whsec_` and base64 of 24 to 64 bytes (Standard Webhooks)."""
+    format: Literal["json", "slack"] = "json"
+    payload: Literal["summary", "full"] = "summary"
+    operator: str | None = None
+    """Whom signed replies act as; None: they are refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
     """Where calls, records and holds are kept."""
 
@@ -236,6 +251,8 @@ class Configuration:
     """There is no `[agents]`: nobody needs a key, and only loopback addresses are listened on."""
     operators: Mapping[str, OperatorSettings]
     reload: Literal["watch", "operator"]
+    notify: tuple[NotifySettings, ...] = ()
+    """`[[approvals.notify]]`, in the order of the file."""
     warnings: tuple[str, ...] = ()
     """One line each; `check` prints them."""
 

@@ -236,6 +236,10 @@ class DecisionRefused(ValueError):
     """A decision that cannot be taken; the text says why."""
 
 
+class NotAnApprover(DecisionRefused):
+    """This operator may not decide on this hold."""
+
+
 def decide(
     hold: Hold,
     operator: Operator,
@@ -247,12 +251,14 @@ def decide(
     channel: str = "cli",
     arguments: Any = None,
     narrow: bool = False,
+    seen: str | None = None,
 ) -> Hold:
     """Take an operator's decision.
 
     Args:
         valid_seconds: from the decision to its use.
         arguments: with `narrow`, the arguments to be forwarded in place of the agent's.
+        seen: the binding's digest as the operator saw it, where that is known: another approver may have narrowed since.
 
     Raises:
         DecisionRefused: the hold is decided or over, or this operator may not decide it.
@@ -261,7 +267,9 @@ def decide(
     if hold.state is not HoldState.PENDING:
         raise DecisionRefused(f"hold {hold.id} is {hold.state}; nothing was changed")
     if operator.id == hold.principal:
-        raise DecisionRefused("an agent never decides on its own call")
+        raise NotAnApprover("an agent never decides on its own call")
+    if seen is not None and seen != hold.binding.digest():
+        raise DecisionRefused(f"hold {hold.id} was changed since you looked; look again")
     used = {decision.operator for decision in hold.decisions}
     settles: list[str] = []
     for reason in open_reasons(hold):
@@ -274,7 +282,7 @@ def decide(
         wanted = (
             ", ".join(sorted({name for reason in open_reasons(hold) for name in reason.approvers})) or "an approver"
         )
-        raise DecisionRefused(f"{operator.id} may not decide on hold {hold.id}; it needs {wanted}")
+        raise NotAnApprover(f"{operator.id} may not decide on hold {hold.id}; it needs {wanted}")
     decision = Decision(
         operator=operator.id, approve=approve, at=now, comment=comment, reasons=tuple(settles), channel=channel
     )
