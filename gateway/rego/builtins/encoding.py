@@ -29,7 +29,7 @@ def base64_decode(ctx: BuiltinContext, text: Value) -> Value:
 def base64_is_valid(ctx: BuiltinContext, text: Value) -> Value:
     if type(text) is not str:
         return False
-    charge_text(ctx, 16 * len(text))
+    charge_text(ctx, 16 * len(string(text, 1)))
     try:
         base64.decode(text)
     except base64.DecodeError:

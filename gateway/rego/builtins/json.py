@@ -38,7 +38,7 @@ from gateway.rego.values import (
 
 @builtin("json.marshal")
 def json_marshal(ctx: BuiltinContext, value: Value) -> Value:
-    text = json_text(value)
+    text = operands.unicode_text(json_text(value))
     charge_text(ctx, len(text))
     return text
 
@@ -70,7 +70,7 @@ def json_marshal_with_options(ctx: BuiltinContext, value: Value, options: Value)
         return json_marshal(ctx, value)
     out: list[str] = [prefix]
     _indented(ctx, value, prefix, indent, 0, out)
-    return "".join(out)
+    return operands.unicode_text("".join(out))
 
 
 def _indented(ctx: BuiltinContext, value: Value, prefix: str, indent: str, depth: int, out: list[str]) -> None:
@@ -134,7 +134,7 @@ def json_unmarshal(ctx: BuiltinContext, text: Value) -> Value:
 def json_is_valid(ctx: BuiltinContext, text: Value) -> Value:
     if type(text) is not str:
         return False
-    charge_text(ctx, 4 * len(text))
+    charge_text(ctx, 4 * len(string(text, 1)))
     try:
         return json.is_valid(text)
     except json.Unsupported as error:

@@ -26,7 +26,7 @@ def _network(value: Value) -> Network:
 
 @builtin("net.cidr_is_valid")
 def net_cidr_is_valid(ctx: BuiltinContext, value: Value) -> Value:
-    return type(value) is str and netip.parse_network(value) is not None
+    return type(value) is str and netip.parse_network(string(value, 1)) is not None
 
 
 @builtin("net.cidr_intersects")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from gateway.rego.builtins.registry import (
@@ -26,10 +27,20 @@ def is_number(value: Value) -> bool:
     return not isinstance(value, (str, bool, list, dict, RegoSet)) and value is not None
 
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def unicode_text(text: str) -> str:
+    """The text, if it is Unicode. Halves of surrogate pairs, which JSON can write, are refused: UTF-8 has none."""
+    if not text.isascii() and _SURROGATE.search(text):
+        raise UnsupportedError("a string holds half of a surrogate pair, and is no Unicode text")
+    return text
+
+
 def string(value: Value, position: int) -> str:
     """The argument as a string."""
     if type(value) is str:
-        return value
+        return value if value.isascii() else unicode_text(value)
     raise operand_error(position, value, "string")
 
 
@@ -78,6 +89,7 @@ def strings(value: Value, position: int) -> list[str]:
     for item in items:
         if type(item) is not str:
             raise element_error(position, value, item, "string")
+        unicode_text(item)
     return items
 
 

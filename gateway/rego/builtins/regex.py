@@ -45,6 +45,7 @@ def _find_all(
 def regex_is_valid(ctx: BuiltinContext, pattern: Value) -> Value:
     if type(pattern) is not str:
         return False
+    string(pattern, 1)
     try:
         return regexp.is_valid(pattern)
     except regexp.Unsupported as error:

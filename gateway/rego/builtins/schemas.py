@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from gateway.rego.builtins.golang import json, jsonschema
-from gateway.rego.builtins.operands import charge_text
+from gateway.rego.builtins.operands import charge_text, string, unicode_text
 from gateway.rego.builtins.registry import BuiltinContext, BuiltinError, UnsupportedError, builtin
 from gateway.rego.values import Value, json_text
 
@@ -20,13 +20,13 @@ def _document(ctx: BuiltinContext, value: Value) -> str:
     if type(value) is str:
         charge_text(ctx, 4 * len(value))
         try:
-            if not json.is_valid(value):
+            if not json.is_valid(string(value, 1)):
                 raise _Invalid("invalid JSON string")
         except json.Unsupported as error:
             raise UnsupportedError(str(error)) from None
         return value
     if type(value) is dict or type(value) is list:
-        text = json_text(value)
+        text = unicode_text(json_text(value))
         charge_text(ctx, 4 * len(text))
         return text
     raise _Invalid("wrong type, expected string or object")

@@ -89,4 +89,4 @@ def semver_compare(ctx: BuiltinContext, first: Value, second: Value) -> Value:
 
 @builtin("semver.is_valid")
 def semver_is_valid(ctx: BuiltinContext, version: Value) -> Value:
-    return type(version) is str and _parse(version) is not None
+    return type(version) is str and _parse(string(version, 1)) is not None

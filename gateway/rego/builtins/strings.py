@@ -57,7 +57,7 @@ def concat(ctx: BuiltinContext, delimiter: Value, parts: Value) -> Value:
     join = string(delimiter, 1)
     items = operands.elements(parts, 2)
     try:
-        result = join.join(items)
+        result = operands.unicode_text(join.join(items))
     except TypeError:
         for item in items:
             if type(item) is not str:
@@ -166,8 +166,6 @@ def _replace_all(ctx: BuiltinContext, text: str, pairs: list[tuple[str, str]]) -
         charge_text(ctx, len(found))
         return found
     # With an empty key something is put between every two bytes, unless another key matches after it.
-    if not text.isascii():
-        raise UnsupportedError("an empty string is replaced between bytes, which cuts characters apart")
     charge_text(ctx, (len(text) + 1) * (len(pairs[0][1]) + 1))
     others = pairs[1:]
     out: list[str] = []
@@ -181,6 +179,8 @@ def _replace_all(ctx: BuiltinContext, text: str, pairs: list[tuple[str, str]]) -
                 at += len(key)
                 break
         else:
+            if text[at : at + 1] > "\x7f":
+                raise UnsupportedError("an empty string is replaced between bytes, which cuts characters apart")
             out.append(text[at : at + 1])
             at += 1
     return "".join(out)
@@ -233,7 +233,7 @@ def strings_any_suffix_match(ctx: BuiltinContext, search: Value, base: Value) ->
 
 def _any_affix(ctx: BuiltinContext, search: Value, base: Value, *, suffix: bool) -> bool:
     if type(search) is str:
-        texts = [search]
+        texts = [string(search, 1)]
     elif type(search) is list or type(search) is RegoSet:
         texts = operands.strings(search, 1)
     else:
@@ -282,12 +282,14 @@ def sprintf(ctx: BuiltinContext, template: Value, values: Value) -> Value:
 
 def _argument(value: Value) -> fmt.Argument:
     kind = type(value)
-    if kind is str or kind is float:
+    if kind is str:
+        return string(value, 2)
+    if kind is float:
         return value  # type: ignore[no-any-return]
     if kind is int:
         return value if operands.INT64_MIN <= value <= operands.INT64_MAX else fmt.BigInt(value)
     if kind in (bool, list, dict, RegoSet) or value is None:
-        return to_rego(value)
+        return operands.unicode_text(to_rego(value))
     text = number_text(value)
     if not ("." in text or "e" in text or "E" in text):
         whole = int(text)

@@ -33,7 +33,7 @@ def urlquery_encode_object(ctx: BuiltinContext, value: Value) -> Value:
     by_name: dict[str, list[str]] = {}
     for canonical in sorted_keys(obj):
         item = obj[canonical]
-        name = canonical if type(canonical) is str else json_text(unkey(canonical))
+        name = operands.unicode_text(canonical if type(canonical) is str else json_text(unkey(canonical)))
         items = (
             [item] if type(item) is str else operands.elements(item, 1) if isinstance(item, (list, RegoSet)) else None
         )
@@ -41,7 +41,7 @@ def urlquery_encode_object(ctx: BuiltinContext, value: Value) -> Value:
             raise OperandError("operand 1 values must be string, array[string], or set[string]")
         by_name[name] = items
     pairs = [
-        f"{url.escape(name.encode(), Mode.QUERY)}={url.escape(item.encode(), Mode.QUERY)}"
+        f"{url.escape(name.encode(), Mode.QUERY)}={url.escape(operands.unicode_text(item).encode(), Mode.QUERY)}"
         for name in sorted(by_name)
         for item in by_name[name]
     ]
@@ -89,7 +89,7 @@ def uri_parse(ctx: BuiltinContext, text: Value) -> Value:
 def uri_is_valid(ctx: BuiltinContext, text: Value) -> Value:
     if type(text) is not str or not text:
         return False
-    operands.charge_text(ctx, 4 * len(text))
+    operands.charge_text(ctx, 4 * len(string(text, 1)))
     try:
         url.parse(text)
     except UrlError:

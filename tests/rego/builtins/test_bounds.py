@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from gateway.rego.builtins.registry import BuiltinError, UnsupportedError
+from gateway.rego.builtins.registry import DECLARED, BuiltinError, UnsupportedError, functions
 from gateway.rego.compiler import load_builtins
-from gateway.rego.values import Value
+from gateway.rego.values import RegoSet, Value
 from tests.rego.builtins.calling import Context, OutOfSteps, call
 
 load_builtins()
@@ -101,3 +101,28 @@ def test_bytes_that_are_no_text_are_refused(name: str) -> None:
     text = {"hex.decode": "ff", "urlquery.decode": "%ff"}.get(name, "_w" if name == "base64url.decode" else "/w==")
     with pytest.raises(UnsupportedError):
         call(name, [text])
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "x" * 300 + "\udc80"])
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        name
+        for name, function in functions().items()
+        if name not in ("count", "type_name", "walk", "time.now_ns", "trace", "internal.print")
+        and not name.startswith(("is_", "cast_", "internal.", "test."))
+        and len(DECLARED[name].args) <= 4
+        and "string" in "".join(DECLARED[name].args)
+        and function is not None
+    ),
+)
+def test_half_of_a_surrogate_pair_never_gets_into_a_builtin(name: str, text: str) -> None:
+    samples: dict[str, Value] = {
+        "number": 1,
+        "set[string]": RegoSet(),
+        "array[any]": [text],
+        "{*string: any}": {"a": text},
+    }
+    arguments = [text if "string" in kind else samples.get(kind, text) for kind in DECLARED[name].args]
+    with pytest.raises((BuiltinError, UnsupportedError)):
+        call(name, arguments)

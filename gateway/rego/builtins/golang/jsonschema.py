@@ -16,7 +16,7 @@ from typing import Any, Final
 import re2
 
 from gateway.rego.builtins.golang import netip, regexp, time, url
-from gateway.rego.builtins.golang.fmt import shortest
+from gateway.rego.builtins.golang.fmt import json_float, shortest
 from gateway.rego.builtins.golang.url import Mode, UrlError
 from gateway.rego.values import json_text, number_text, to_decimal
 
@@ -95,22 +95,7 @@ _FLOATS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][-+.0-9eE]*')
 
 def _json_float(found: re.Match[str]) -> str:
     text = found[0]
-    if text.startswith('"'):
-        return text
-    value = float(text)
-    digits, point = shortest(value)
-    sign = "-" if text.startswith("-") and digits else ""
-    if not digits:
-        return "-0" if text.startswith("-") else "0"
-    if abs(value) < 1e-6 or abs(value) >= 1e21:
-        mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
-        exponent = point - 1
-        return f"{sign}{mantissa}e{'-' if exponent < 0 else '+'}{abs(exponent)}"
-    if point <= 0:
-        return f"{sign}0.{'0' * -point}{digits}"
-    if len(digits) <= point:
-        return sign + digits + "0" * (point - len(digits))
-    return f"{sign}{digits[:point]}.{digits[point:]}"
+    return text if text.startswith('"') else json_float(float(text))
 
 
 # Formats
