@@ -13,7 +13,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -731,7 +731,7 @@ async def serve(
         runtime = await stack.enter_async_context(build(configuration))
         if others is not None:
             await stack.enter_async_context(serving_others(others, runtime, commands(runtime), configuration.file))
-        mcp = mcp_app(runtime.gateway, runtime.edge)
+        mcp = mcp_app(runtime.gateway, replace(runtime.edge, host=host))
         site = operators_site(runtime)
         app = application(mcp, {**routes(runtime), **site.routes()})
         async with anyio.create_task_group() as tasks:
@@ -838,6 +838,7 @@ async def call_as(runtime: Runtime, params: Mapping[str, Any], acting: ActingOpe
     if not configuration.local_only and (acting is None or acting.role != "operator"):
         raise CommandRefused("calling as an agent needs an operator's key (GATEWAY_OPERATOR_KEY)")
     principal = configuration.agents[name].principal
+    await runtime.gateway.settled()
     wanted = str(params.get("tool") or "")
     view = await runtime.gateway.view(principal)
     exposed = next(
