@@ -237,7 +237,7 @@ class McpApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request. `Host` and `Origin` were checked before (`application`)."""
-        if self._draining:
+        if self._draining or self._tasks is None:
             await refuse(send, 503, "The gateway is stopping", extra=[(b"retry-after", b"5")])
             return
         self._open += 1
