@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.rego import ast, builtins
+from gateway.rego.builtins.refused import REFUSED as REASONS
 from gateway.rego.builtins.registry import DECLARED, BuiltinFunction, functions
 from gateway.rego.errors import PARSE, TYPE, CompileError, Problem
 from gateway.rego.locals import LocalVars, Names
@@ -314,7 +315,8 @@ def missing_builtins(body: ast.Body, available: Mapping[str, BuiltinFunction]) -
         for name, loc in names:
             if name in DECLARED and name not in available and name not in _BUILT_IN:
                 reason = "is not available here on purpose" if name in REFUSED else "is not supported by this engine"
-                problems.append(Problem.at(loc, TYPE, f"built-in function {name} {reason}"))
+                why = f": {REASONS[name]}" if name in REASONS else ""
+                problems.append(Problem.at(loc, TYPE, f"built-in function {name} {reason}{why}"))
     return problems
 
 

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from gateway.rego import CompileError, compile_modules
+from gateway.rego.builtins.refused import REFUSED
 from gateway.rego.builtins.registry import DECLARED, BuiltinError, UnsupportedError, functions
 from gateway.rego.compiler import load_builtins
 from gateway.rego.values import RegoSet, Value
@@ -126,3 +128,16 @@ def test_half_of_a_surrogate_pair_never_gets_into_a_builtin(name: str, text: str
     arguments = [text if "string" in kind else samples.get(kind, text) for kind in DECLARED[name].args]
     with pytest.raises((BuiltinError, UnsupportedError)):
         call(name, arguments)
+
+
+def test_every_builtin_of_opa_is_there_or_refused_for_a_reason() -> None:
+    of_the_evaluator = {"assign", "eq", "print", "internal.print", "internal.template_string", "internal.test_case"}
+    missing = set(DECLARED) - set(functions()) - of_the_evaluator - {"test.sleep"}
+    assert missing == set(REFUSED)
+
+
+def test_a_refused_builtin_is_named_with_its_reason() -> None:
+    with pytest.raises(CompileError) as caught:
+        compile_modules({"a.rego": 'package a\n\nx := http.send({"method": "get", "url": "http://x"})\n'})
+    assert "http.send" in caught.value.message
+    assert REFUSED["http.send"] in caught.value.message
