@@ -426,7 +426,7 @@ async def test_identical_writes_without_a_key_are_one_within_the_declared_window
 # --- dead letters ---
 
 
-@pytest.mark.rule("dead-letter.in-doubt")
+@pytest.mark.rule("deadletter.in-doubt")
 async def test_a_write_in_doubt_is_kept_and_retried_only_by_who_knows_that_it_may_run_twice(tmp_path: Path) -> None:
     server = scripted(
         tmp_path, {"tools/call:pay": [[{"effect": "paid"}, {"die": 1}], [{"effect": "paid"}, {"text": "paid"}]]}
@@ -451,7 +451,7 @@ async def test_a_write_in_doubt_is_kept_and_retried_only_by_who_knows_that_it_ma
             await runtime.acts.perform("dead-letters.retry", ANN, params)
 
 
-@pytest.mark.rule("dead-letter.exhausted")
+@pytest.mark.rule("deadletter.exhausted")
 async def test_a_read_that_used_up_its_tries_is_kept_with_them_and_can_be_dropped(tmp_path: Path) -> None:
     server = scripted(tmp_path, {"tools/call:look": [{"die": 1}]})
     text = server_table(server, more=READ + "retries = { attempts = 2, backoff_seconds = 0.01 }\n") + OPERATORS
