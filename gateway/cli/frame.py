@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "calls": ("evidence", "calls", "List and show calls."),
     "tail": ("evidence", "tail", "Follow calls as they happen."),
     "log": ("evidence", "log", "Export and verify the records."),
+    "replay": ("replay", "replay", "Serve, judge or call a recorded session again."),
     "holds": ("decide", "holds", "List, show, approve and deny held calls."),
     "pause": ("decide", "pause", "Refuse new calls."),
     "resume": ("decide", "resume", "Lift a pause or kill."),
@@ -57,7 +58,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Look": ("status", "servers", "tools", "sessions", "calls", "tail", "call"),
     "Decide": ("holds", "pause", "resume", "kill", "reload"),
     "Policy": ("policy",),
-    "Evidence": ("log",),
+    "Evidence": ("log", "replay"),
     "Operate": ("quotas", "breakers", "dead-letters", "keys"),
 }
 
