@@ -93,6 +93,9 @@ def _quoted(char: str, quote_char: str, ascii_only: bool) -> str:
         return char
     if rune < 0x20 or rune == 0x7F:
         return f"\\x{rune:02x}"
+    if 0xDC80 <= rune <= 0xDCFF:
+        # A byte that is no UTF-8, as Python's `surrogateescape` keeps it.
+        return f"\\x{rune - 0xDC00:02x}"
     return f"\\u{rune:04x}" if rune < 0x10000 else f"\\U{rune:08x}"
 
 

@@ -81,7 +81,7 @@ def unescape(data: bytes, mode: Mode) -> bytes:
 
 
 def _invalid(escaped: bytes) -> UrlError:
-    return UrlError(f"invalid URL escape {quote(escaped.decode(errors='replace'))}")
+    return UrlError(f"invalid URL escape {quote(escaped.decode(errors='surrogateescape'))}")
 
 
 MAX_PARAMETERS: Final = 10_000
