@@ -687,6 +687,11 @@ class Link:
         if exchange is None or (origin is not None and exchange is not origin):
             logger.warning("%s: an answer to no request in flight (id %.40r)", self.settings.name, identifier)
             return
+        if isinstance(message, wire.Doubtful) and exchange.identifier in self.calls:
+            # What reads it next, here or at the agent, may take it for something else or for nothing.
+            reason = "its answer holds what not every reader of JSON takes (half a surrogate pair, or a number without bounds)"
+            exchange.finish(Unanswered(Code.RESULT_INVALID, reason, "yes"))
+            return
         exchange.finish(_ending(message, exchange.max_result_bytes))
 
     def oversized(self, head: bytes, tail: bytes) -> None:
@@ -1066,7 +1071,7 @@ def _notification(message: Envelope) -> tuple[str, dict[str, Any]]:
     if isinstance(message.params, Unset):
         return message.method, {}
     try:
-        params = wire.parse(wire.strip_reserved(bytes(message.params)))
+        params = wire.parse_mended(wire.strip_reserved(bytes(message.params)))
     except wire.Garbage:
         return message.method, {}
     return message.method, params if isinstance(params, dict) else {}

@@ -4,6 +4,7 @@ A message is decoded only as far as its envelope; a result stays the bytes that 
 under the gateway's own `_meta` keys is cut out, and every other byte of the message stays as it was.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -51,12 +52,16 @@ class Envelope(msgspec.Struct, gc=False):
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+class Doubtful(Envelope, gc=False):
+    """A message that is JSON, and holds what not every reader of JSON takes: half a surrogate pair, most often, or bytes
+    that are no UTF-8."""
+
+
 class Garbage(ValueError):
     """Bytes that are no JSON-RPC message. The text says why."""
 
 
 _decode_one = msgspec.json.Decoder(Envelope).decode
-_decode_many = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -72,20 +77,92 @@ def decode(data: bytes) -> Envelope:
         if not data.isascii():
             data.decode("utf-8")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Garbage(str(error)[:200]) from None
+        return _doubtful(data, str(error))
     return envelope
 
 
+def _doubtful(data: bytes, reason: str) -> Doubtful:
+    """The envelope of a message that the strict decoder does not take for what is somewhere inside it."""
+    found = _spans(data, reason)
+    if not isinstance(found, dict):
+        raise Garbage(reason[:200])
+    known: dict[str, Any] = {name: msgspec.Raw(found[name]) for name in ("params", "result", "error") if name in found}
+    try:
+        known.update((name, msgspec.json.decode(found[name])) for name in ("id", "method") if name in found)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Garbage(reason[:200]) from None
+    if not isinstance(known.get("id"), str | int | float | None) or isinstance(known.get("id"), bool):
+        raise Garbage("its id is none")
+    if not isinstance(known.get("method", ""), str):
+        raise Garbage("its method is none")
+    return Doubtful(**known)
+
+
+def _spans(data: bytes, reason: str) -> dict[str, bytes] | list[bytes]:
+    """The members of a JSON object, or the items of an array, each as its bytes, read as leniently as JSON's grammar allows.
+
+    Raises:
+        Garbage: it is neither; the text is `reason`.
+    """
+    try:
+        text = data.decode("utf-8", "surrogateescape")
+        at = _blank(text, 0)
+        opening = text[at]
+        members: dict[str, bytes] = {}
+        items: list[bytes] = []
+        if opening not in "{[":
+            raise Garbage(reason[:200])
+        closing = "}" if opening == "{" else "]"
+        at = _blank(text, at + 1)
+        more = text[at] != closing
+        while more:
+            key = ""
+            if opening == "{":
+                key, at = _SCANNER.raw_decode(text, at) if text[at] == '"' else ("", len(text))
+                at = _blank(text, at)
+                at = _blank(text, at + 1) if text[at] == ":" else len(text)
+            _, end = _SCANNER.raw_decode(text, at)
+            span = text[at:end].encode("utf-8", "surrogateescape")
+            members[key] = span
+            items.append(span)
+            at = _blank(text, end)
+            more = text[at] == ","
+            if more:
+                at = _blank(text, at + 1)
+        if text[at] != closing or _blank(text, at + 1) != len(text):
+            raise Garbage(reason[:200])
+    except (ValueError, IndexError, RecursionError):
+        raise Garbage(reason[:200]) from None
+    return members if opening == "{" else items
+
+
+def _blank(text: str, at: int) -> int:
+    """Past blanks."""
+    while at < len(text) and text[at] in " \t\n\r":
+        at += 1
+    return at
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_SCANNER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 def decode_batch(data: bytes) -> list[bytes]:
-    """The messages of a batch (2025-03-26 only), each as its bytes.
+    """The items of a JSON array (definitions, the messages of a batch), each as its bytes.
 
     Raises:
         Garbage: it is no JSON array.
     """
     try:
-        return [bytes(raw) for raw in _decode_many(data)]
+        return [bytes(raw) for raw in _decode_array(data)]
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise Garbage(str(error)[:200]) from None
+        found = _spans(data, str(error))
+    if not isinstance(found, list):
+        raise Garbage("it is no array")
+    return found
 
 
 def parse(raw: bytes | msgspec.Raw) -> Any:
@@ -100,6 +177,33 @@ def parse(raw: bytes | msgspec.Raw) -> Any:
         raise Garbage(str(error)[:200]) from None
 
 
+def parse_mended(raw: bytes | msgspec.Raw) -> Any:
+    """A JSON value as Python's, with U+FFFD for what is no character: for what is written anew anyway.
+
+    Raises:
+        Garbage: it is not JSON.
+    """
+    try:
+        return parse(raw)
+    except Garbage as error:
+        try:
+            return _mended(json.loads(bytes(raw).decode("utf-8", "replace"), parse_constant=_no_constant))
+        except (ValueError, RecursionError):
+            raise error from None
+
+
+def _mended(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        case dict():
+            return {_mended(name): _mended(inner) for name, inner in value.items()}
+        case list():
+            return [_mended(inner) for inner in value]
+        case _:
+            return value
+
+
 def members(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     """The members of a JSON object, each as its bytes.
 
@@ -109,7 +213,10 @@ def members(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     try:
         return _decode_object(raw)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise Garbage(str(error)[:200]) from None
+        found = _spans(bytes(raw), str(error))
+    if not isinstance(found, dict):
+        raise Garbage("it is no object")
+    return {name: msgspec.Raw(value) for name, value in found.items()}
 
 
 def relayed(raw: msgspec.Raw) -> bytes:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import orjson
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gateway.config import ItemGlob
 from gateway.model.call import Risk, TargetType
@@ -78,6 +81,81 @@ def test_what_is_offered_is_what_the_sdks_own_types_accept() -> None:
         [tool("t", title=None, annotations={"title": "x", "openWorldHint": True}, execution={}, unknown={"a": 1})]
     )
     assert [Tool.model_validate(dict(entry.definition)).name for entry in kept.entries] == ["t"]
+
+
+SCHEMA_WORDS = st.sampled_from(
+    [
+        "type",
+        "properties",
+        "$ref",
+        "$defs",
+        "items",
+        "allOf",
+        "x-mcp-header",
+        "pattern",
+        "enum",
+        "$id",
+        "$schema",
+        "required",
+    ]
+)
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=6)
+    | st.sampled_from(
+        [
+            "object",
+            "string",
+            "#/$defs/a",
+            "#",
+            "http://x/y",
+            "(",
+            "^(a+)+$",
+            "https://json-schema.org/draft/2019-09/schema",
+        ]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCHEMA_WORDS | st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+DEFINITIONS = ANY | st.fixed_dictionaries(
+    {"name": st.sampled_from(["a", "b", "c"]) | ANY},
+    optional={
+        "uri": st.sampled_from(["x://a", "x://b"]) | ANY,
+        "uriTemplate": st.sampled_from(["x://{a}", "x://{"]) | ANY,
+        "inputSchema": st.dictionaries(SCHEMA_WORDS, ANY, max_size=4).map(lambda schema: {**schema, "type": "object"})
+        | ANY,
+        "outputSchema": ANY,
+        "annotations": ANY,
+        "arguments": ANY,
+        "description": ANY,
+        "icons": ANY,
+        "_meta": ANY,
+        "size": ANY,
+    },
+)
+
+
+@pytest.mark.rule("servers.malformed-definition")
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(DEFINITIONS, max_size=5), st.sampled_from(["tools", "prompts", "resources", "templates"]))
+def test_whatever_is_listed_each_definition_is_offered_or_reported(definitions: list[Any], kind: str) -> None:
+    catalogue = built(definitions, kind)
+    assert len(catalogue.entries) + len(catalogue.removed) == len(definitions)
+    assert all(each.reason for each in catalogue.removed)
+    for entry in catalogue.entries:
+        orjson.dumps(dict(entry.definition))
+
+
+@pytest.mark.rule("servers.malformed-definition")
+@pytest.mark.parametrize("number", [b"1e400", b"-1e999", b"1e-999", b"NaN", b"Infinity", b'"\\ud800"'])
+def test_values_that_json_readers_disagree_on_cost_that_tool(number: bytes) -> None:
+    raw = b'{"name": "t", "inputSchema": {"type": "object", "default": %b}}' % number
+    catalogue = built([tool("before"), raw])
+    assert next(entry.name for entry in catalogue.entries) == "before"
+    assert len(catalogue.entries) + len(catalogue.removed) == 2
 
 
 @pytest.mark.rule("servers.definitions-untouched")

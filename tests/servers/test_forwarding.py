@@ -409,3 +409,24 @@ async def test_sent_is_said_before_the_first_byte_and_not_earlier(wire: str, tmp
             assert attempt.sent
             server.open_gate("go")
         assert attempt.tries[0]["ended"] == "answered"
+
+
+@pytest.mark.rule("servers.doubtful-json")
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_result_with_half_a_character_is_withheld_at_once_and_said_to_have_run(
+    wire: str, tmp_path: Path
+) -> None:
+    """JavaScript servers that cut a text in the middle of an emoji send these."""
+    half: dict[str, Any] = {"content": [{"type": "text", "text": "cut \ud83d"}]}
+    script = {
+        "tools": [tool("t"), tool("odd", description="half \ud83d")],
+        "on": {"tools/call:t": [{"log": "half \ud83d"}, {"result": half}]},
+    }
+    async with scripted(wire, tmp_path, script) as (_, settings), pool(settings) as running:
+        await running.available("s")
+        assert [entry.name for entry in running.servers.catalogues()["s"].entries] == ["t"], "the other tool's own loss"
+        caller = RecordingCaller(log_level="debug")
+        outcome = await running.call("s", "t", {}, caller=caller, timeout_seconds=10)
+        assert isinstance(outcome, Refused), outcome
+        assert (outcome.code, outcome.executed) == (Code.RESULT_INVALID, "yes")
+        assert str(caller.notified[0][1]["data"]).strip("\ufffd") == "half "

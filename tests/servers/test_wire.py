@@ -96,7 +96,7 @@ def test_nesting_beyond_the_bound_is_garbage_and_no_crash() -> None:
     deep = b'{"_meta":' * 200 + b'{"gateway/x":1}' + b"}" * 200
     with pytest.raises(wire.Garbage):
         wire.strip_reserved(deep)
-    for data in (b"[" * 100_000, b'{"result":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"result":"\xff"}', b"\xff"):
+    for data in (b"[" * 100_000, b'{"result":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"result":"\xff}', b"\xff"):
         with pytest.raises(wire.Garbage):
             wire.decode(data)
 
@@ -203,3 +203,54 @@ def test_annotations_are_judged_and_read_as_the_sdk_does(schema: Any) -> None:
     assert dict(marks) == x_mcp_header_map(schema)
     for arguments in ({"a": "x"}, {"a": {"b": 3}}, {"a": True}, {"a": None}, {"a": ["x"]}, {}, {"a": "ü"}):
         assert dict(headers.of_arguments(marks, arguments)) == mcp_param_headers(x_mcp_header_map(schema), arguments)
+
+
+@pytest.mark.rule("servers.doubtful-json")
+@given(JSON, st.sampled_from(["\\ud83d", "\\uDE00", "\\ud83dx\\ude00"]))
+def test_what_the_strict_decoder_gives_up_on_is_split_as_exactly(value: Any, half: str) -> None:
+    inner = json.dumps({"v": value, "text": "@@"}).replace("@@", half)
+    if json.dumps(value).count("\\ud") or "@@" in json.dumps(value):
+        return
+    for blank in ("", " \n"):
+        data = f'{blank}{{{blank}"id"{blank}:{blank}7{blank},"x":[1,{{}}],"result":{inner},"jsonrpc":"2.0"{blank}}}{blank}'.encode()
+        message = wire.decode(data)
+        assert isinstance(message, wire.Doubtful)
+        assert message.id == 7
+        assert not isinstance(message.result, wire.Unset)
+        assert bytes(message.result) == inner.encode()
+        assert bytes(wire.members(message.result)["text"]) == f'"{half}"'.encode()
+        assert wire.decode_batch(f"[1,{inner} , []]".encode())[1] == inner.encode()
+    assert (
+        wire.parse_mended(inner.encode())["text"]
+        == {
+            "\\ud83d": "\ufffd",
+            "\\uDE00": "\ufffd",
+            "\\ud83dx\\ude00": "\ufffdx\ufffd",
+        }[half]
+    )
+
+
+@pytest.mark.rule("servers.doubtful-json")
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"id":1,"result":{"a":"\\ud800"}',
+        b'{"id":1,"result":{"a":"\\ud800"}}x',
+        b'{"id":1,"result":{"a":"\\ud800"},}',
+        b'{"id":1,"result":{"a":"\\ud800" "b"}}',
+        b'{"id" 1,"result":"\\ud800"}',
+        b'{id:1,"result":"\\ud800"}',
+        b'{"id":true,"result":"\\ud800"}',
+        b'{"id":[],"result":"\\ud800"}',
+        b'{"id":1,"method":3,"params":"\\ud800"}',
+        b'["\\ud800"]',
+        b'"\\ud800"',
+        b'{"id":1,"result":[NaN,"\\ud800"]}',
+        b"",
+        b"{",
+        b'{"',
+    ],
+)
+def test_what_is_not_json_stays_garbage(data: bytes) -> None:
+    with pytest.raises(wire.Garbage):
+        wire.decode(data)
