@@ -17,7 +17,7 @@ from gateway.model.call import LOCAL, Call, Client, Method, Principal, TargetTyp
 from gateway.model.events import SessionEnded
 from gateway.model.ids import new_id
 from gateway.model.snapshot import Snapshot, View
-from gateway.model.verdict import Held, Outcome
+from gateway.model.verdict import Completed, Held, Outcome
 from gateway.ports import Caller, Clock, Directory, Events, SessionChannel
 
 __all__ = ["AgentKey", "Gateway", "new_id"]
@@ -181,10 +181,10 @@ class Gateway:
         outcome = await self._execute(call, caller)
         if self._approvals is None:
             return outcome
-        ends = anyio.current_time() + self._approvals.inline_wait_seconds
+        asked, ends = call.id, anyio.current_time() + self._approvals.inline_wait_seconds
         while isinstance(outcome, Held):
             if not await self._decided(self._approvals, outcome.hold_id, ends, caller):
-                return outcome
+                break
             now = self.clock.time_ns()
             call = replace(
                 call,
@@ -196,6 +196,8 @@ class Gateway:
             )
             outcome = await self._execute(call, caller)
         await self._approvals.delivered(call.id)
+        if call.id != asked and not isinstance(outcome, Completed):
+            outcome = replace(outcome, call_id=call.id)
         return outcome
 
     async def _decided(self, approvals: "Approvals", hold_id: str, ends: float, caller: Caller) -> bool:

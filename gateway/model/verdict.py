@@ -110,7 +110,8 @@ class Refused:
     decision_id: str | None = None
     data: Mapping[str, Any] | None = None
     call_id: str | None = None
-    """The recorded call's, where a recording answers: the agent is told what it was told."""
+    """Of the call that ended so, where it is not the one that was asked: the recorded one's, where a recording answers; the
+    last round's of a call that was held and went through the chain again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
