@@ -4,9 +4,10 @@ A command opens the store by `sqlite.read_only`; the gateway itself runs these b
 read by keyset (`before` or `after` a `seq`), so that the millionth page costs what the first does.
 """
 
+import hashlib
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import orjson
 
 from gateway.adapters import records
 from gateway.adapters.checkpoints import Signatures
+from gateway.adapters.retention import tombstone
 from gateway.model.recording import (
     FIRST_PREV,
     RECORD_VERSION,
@@ -160,6 +162,30 @@ def read_records(
         limit = None if limit is None else limit - len(rows)
 
 
+def read_requests(raw: sqlite3.Connection, filter: CallFilter) -> Iterator[tuple[bytes, bytes | None]]:
+    """The calls that meet the filter in the order of the chain: each record's bytes, and its request's exact bytes."""
+    conditions, parameters = _conditions(filter)
+    where = " AND ".join(["seq > ?", *conditions])
+    after = 0
+    while True:
+        rows = raw.execute(
+            "SELECT seq, data, request_encoding, request FROM calls JOIN records USING (seq) LEFT JOIN payloads USING (seq)"
+            f" WHERE {where} ORDER BY seq LIMIT ?",
+            [after, *parameters, PAGE],
+        ).fetchall()
+        for _, data, encoding, request in rows:
+            yield data, None if request is None else records.stored(encoding, request)
+        if len(rows) < PAGE:
+            return
+        after = rows[-1][0]
+
+
+def read_snapshots(raw: sqlite3.Connection, kind: str) -> list[bytes]:
+    """All stored snapshots of a kind, the oldest first."""
+    rows = raw.execute("SELECT encoding, data FROM snapshots WHERE kind = ? ORDER BY at", (kind,))
+    return [records.stored(encoding, data) for encoding, data in rows]
+
+
 def export_lines(raw: sqlite3.Connection, filter: CallFilter | None = None) -> Iterator[bytes]:
     """The store as JSON Lines: each record's exact bytes, then its payloads (`{"payload": ...}`), and the snapshots.
 
@@ -169,6 +195,8 @@ def export_lines(raw: sqlite3.Connection, filter: CallFilter | None = None) -> I
     for sha256, kind, encoding, data in raw.execute("SELECT sha256, kind, encoding, data FROM snapshots ORDER BY at"):
         content = records.stored(encoding, data).decode("utf-8", "replace")
         yield records.dump({"snapshot": {"sha256": sha256, "kind": kind, "content": content}})
+    if (buried := tombstone(raw)) is not None:
+        yield records.dump({"tombstone": buried["envelope"]})
     for found in read_records(raw, filter=filter):
         yield found.data
         row = raw.execute(f"SELECT {_PAYLOAD} FROM payloads WHERE seq = ?", (found.seq,)).fetchone()
@@ -200,32 +228,44 @@ class Verification:
     """Payloads whose bytes were compared with their record."""
     erased: int
     """Payloads that a record names and that are not there any more."""
+    unproven: int
+    """Of those: how many no tombstone accounts for."""
     fault: Fault | None
 
 
 def verify(raw: sqlite3.Connection, *, payloads: bool = True, signatures: Signatures | None = None) -> Verification:
-    """Check the whole chain, and that every payload is what its record says. Stops at the first fault.
+    """Check the whole chain, that every payload is what its record says, and the snapshots. Stops at the first fault.
 
     Args:
-        signatures: checks the checkpoints as well.
+        signatures: checks the checkpoints and tombstones as well.
     """
     chain = ChainVerifier(payloads=payloads, signatures=signatures)
+    buried = tombstone(raw)
+    if buried is not None and not chain.beginning(buried["envelope"]):
+        return chain.result()
     after = 0
     columns = f", {_PAYLOAD}" if payloads else ""
     join = " LEFT JOIN payloads USING (seq)" if payloads else ""
+    statement = f"SELECT seq, type, data{columns} FROM records{join} WHERE seq > ? ORDER BY seq LIMIT ?"
+    add, payload, stored = chain.add, chain.payload, records.stored
     while True:
-        rows = raw.execute(
-            f"SELECT seq, data{columns} FROM records{join} WHERE seq > ? ORDER BY seq LIMIT ?", (after, PAGE)
-        ).fetchall()
-        for seq, data, *stored in rows:
-            if not chain.add(data, seq):
+        rows = raw.execute(statement, (after, PAGE)).fetchall()
+        for row in rows:
+            if not add(row[2], row[0], row[1]):
                 return chain.result()
-            for role, salt, content in _payloads(stored):
-                if not chain.payload(role, salt, content):
-                    return chain.result()
+            if payloads:
+                for place, role in _PLACES:
+                    content = row[place + 2]
+                    if content is not None and not payload(role, row[place], stored(row[place + 1], content)):
+                        return chain.result()
         if len(rows) < PAGE:
-            return chain.result()
+            break
         after = rows[-1][0]
+    for sha256, kind, encoding, data in raw.execute("SELECT sha256, kind, encoding, data FROM snapshots"):
+        if records.digest(stored(encoding, data)) != sha256:
+            chain.fail(f"the {kind} with the hash {sha256} was changed")
+            break
+    return chain.result()
 
 
 def verify_lines(lines: Iterable[bytes], signatures: Signatures | None = None) -> Verification:
@@ -250,6 +290,13 @@ def verify_lines(lines: Iterable[bytes], signatures: Signatures | None = None) -
                 )
             except (ValueError, KeyError, TypeError, AttributeError):
                 fits = chain.fail("a snapshot after it cannot be read")
+        elif line.startswith(b'{"tombstone":'):
+            try:
+                fits = chain.beginning(orjson.loads(line)["tombstone"])
+            except (ValueError, KeyError, TypeError):
+                fits = chain.fail("the tombstone of the beginning cannot be read")
+        elif line.startswith(b'{"redacted":'):
+            fits = chain.without_payload()
         else:
             fits = chain.add(line)
         if not fits:
@@ -270,15 +317,70 @@ class ChainVerifier:
         self._writer = ""
         self._first = self._last = 0
         self._prev = FIRST_PREV
-        self._records = self._payloads = self._erased = 0
+        self._records = self._payloads = 0
         self._type = b""
-        self._commitments: dict[str, dict[str, Any]] = {}
-        self._unseen: set[str] = set()
+        self._data = b""
+        """The record that was added last."""
+        self._place = b""
+        """What stands in every record of this writer between its type and its `seq`."""
+        self._given: list[str] = []
+        """The roles of its payloads so far."""
+        self._missing: list[tuple[int, str]] = []
+        self._erased: set[tuple[int, str]] = set()
+        """For which there is a tombstone, signed or not."""
         self._fault: Fault | None = None
 
-    def add(self, data: bytes, seq: int | None = None) -> bool:
-        """The next record. False where it does not fit (`result` says why)."""
-        self._erased += len(self._unseen)
+    def beginning(self, tombstone: Mapping[str, Any]) -> bool:
+        """The tombstone that accounts for what is missing before the first record; before any record."""
+        if self._signatures is not None and not self._signatures.announced(tombstone):
+            assert self._signatures.fault is not None
+            return self._fail(*self._signatures.fault)
+        return True
+
+    def add(self, data: bytes, seq: int | None = None, type: str | None = None) -> bool:
+        """The next record. False where it does not fit (`result` says why).
+
+        Args:
+            seq, type: what a store says of it beside the record itself.
+        """
+        if self._type == b"call" and self._counted:
+            self._settle()
+        own = self._last + 1
+        # As `records.chained` writes it, in its place: nothing but the hash is to be computed.
+        kind_end = data.find(b'"', 21)
+        at = kind_end + len(self._place) + len(b"%d" % own)
+        before = data.find(b',"prev":"', at)
+        if (
+            self._records
+            and data.startswith(b'{"version":1,"type":"')
+            and data.startswith(b'%s%d,"at":' % (self._place, own), kind_end)
+            and data[at + 6 : before].replace(b".", b"", 1).isdigit()
+            and data.startswith(b'%s","body":' % self._prev.encode(), before + 9)
+        ):
+            self._type = data[21:kind_end]
+        elif not self._add_slowly(data, seq):
+            return False
+        else:
+            own = self._last
+        if seq is not None and own != seq:
+            return self._fail(seq, f"it says that it is record {own}")
+        if type is not None and self._type != type.encode():
+            return self._fail(own, f"it is listed as {type}, and is {self._type.decode('utf-8', 'replace')}")
+        self._last, self._prev = own, hashlib.sha256(data).hexdigest()
+        self._records += 1
+        self._data = data
+        if self._given:
+            self._given = []
+        signatures = self._signatures
+        if signatures is not None and not signatures.saw(own, self._prev, self._type, data):
+            assert signatures.fault is not None
+            return self._fail(*signatures.fault)
+        if self._type == b"tombstone":
+            self._buried(data)
+        return True
+
+    def _add_slowly(self, data: bytes, seq: int | None) -> bool:
+        """The first record, or one that does not stand as expected: why, if it does not fit."""
         expected = self._last + 1
         if (head := _HEAD.match(data)) is not None:
             version, writer, own, prev = int(head[1]), head[3].decode(), int(head[4]), head[5].decode()
@@ -292,10 +394,15 @@ class ChainVerifier:
                 return self._fail(seq or expected, "it is no record")
         if not isinstance(version, int) or version > RECORD_VERSION:
             return self._fail(seq or expected, f"its version {version} is newer than this gateway knows")
+        if not isinstance(own, int) or not isinstance(prev, str) or not isinstance(writer, str):
+            return self._fail(seq or expected, "it is no record")
         if self._records == 0:
             self._first, self._writer = own, writer
+            self._place = b'","writer":"%s","seq":' % writer.encode()
             if own == 1 and prev != FIRST_PREV:
                 return self._fail(own, "it is the first and names one before it")
+            if self._signatures is not None:
+                self._signatures.begins(own, prev)
         else:
             if writer != self._writer:
                 return self._fail(own, f"it was written by {writer}, the chain is {self._writer}'s")
@@ -303,29 +410,28 @@ class ChainVerifier:
                 return self._fail(expected, f"record {expected} is missing: {own} follows {self._last}")
             if prev != self._prev:
                 return self._fail(own, f"it does not follow record {self._last}, which was changed or replaced")
-        if seq is not None and own != seq:
-            return self._fail(seq, f"it says that it is record {own}")
-        self._last, self._prev = own, records.digest(data)
-        self._records += 1
-        self._unseen = set()
-        signatures = self._signatures
-        if signatures is not None and not signatures.saw(own, self._prev, self._type, data):
-            assert signatures.fault is not None
-            return self._fail(*signatures.fault)
-        if self._counted and self._type == b"call":
-            self._commitments = _commitments(data)
-            self._unseen = {role for role, found in self._commitments.items() if found.get("kept") == "whole"}
+        self._last = own
         return True
 
     def payload(self, role: str, salt: bytes, data: bytes, seq: int | None = None) -> bool:
         """A payload of the record that was added last. False where it is not what the record says."""
         if seq is not None and seq != self._last:
             return self._fail(seq, f"its {role} stands behind record {self._last}")
-        commitment = self._commitments.get(role)
-        if commitment is None or commitment.get("sha256") != records.digest(salt + data):
-            return self._fail(self._last, f"its {role} is not what the record says")
-        self._unseen.discard(role)
+        hashed = hashlib.sha256(salt)
+        hashed.update(data)
+        found = hashed.hexdigest()
+        # Where only one place of the record can be the one that names this payload, it need not be parsed.
+        key = _KEYS.get(role, b"")
+        if not key or self._type != b"call" or self._data.count(key) != 1 or key + found.encode() not in self._data:
+            commitment = _commitments(self._data).get(role) if self._type == b"call" else None
+            if commitment is None or commitment.get("sha256") != found:
+                return self._fail(self._last, f"its {role} is not what the record says")
+        self._given.append(role)
         self._payloads += 1
+        return True
+
+    def without_payload(self) -> bool:
+        """A payload of the record that was added last was left out of, or changed for, an export: nothing is proven of it."""
         return True
 
     def fail(self, reason: str) -> bool:
@@ -335,9 +441,13 @@ class ChainVerifier:
     def result(self) -> Verification:
         """What was found so far."""
         signatures = self._signatures
-        if self._fault is None and signatures is not None and not signatures.end(self._first, self._last):
-            assert signatures.fault is not None
-            self._fail(*signatures.fault)
+        if self._fault is None:
+            if self._type == b"call" and self._counted:
+                self._settle()
+            if signatures is not None and not signatures.end(self._first, self._last):
+                assert signatures.fault is not None
+                self._fail(*signatures.fault)
+        proven = self._erased if signatures is None else signatures.erased
         return Verification(
             writer=self._writer,
             first_seq=self._first,
@@ -345,15 +455,37 @@ class ChainVerifier:
             head=self._prev,
             records=self._records,
             payloads=self._payloads,
-            erased=self._erased + len(self._unseen),
+            erased=len(self._missing),
+            unproven=sum(1 for missing in self._missing if missing not in proven),
             fault=self._fault,
         )
 
+    def _settle(self) -> None:
+        """The record that was added last has all its payloads: which are missing?"""
+        if self._data.count(b'"kept":"whole"') != len(self._given):
+            for role, said in _commitments(self._data).items():
+                if said.get("kept") == "whole" and role not in self._given:
+                    self._missing.append((self._last, role))
+        self._type = b""
+
+    def _buried(self, data: bytes) -> None:
+        try:
+            body = orjson.loads(data)["body"]
+            if body["kind"] == "payload":
+                self._erased.add((int(body["seq"]), str(body["role"])))
+        except (ValueError, KeyError, TypeError):
+            pass  # a tombstone that says nothing accounts for nothing
+
     def _fail(self, seq: int, reason: str) -> bool:
         self._fault = Fault(seq=seq, reason=reason)
-        self._unseen = set()
         return False
 
+
+_KEYS = {role: b'"%s":{"sha256":"' % role.encode() for role in records.ROLES}
+"""How a record begins to say what its payload of a role is."""
+
+_PLACES = tuple((3 + place * 3, role) for place, role in enumerate(records.ROLES))
+"""Where a payload's columns stand in a row of `verify`: its salt; encoding and bytes follow."""
 
 _HEAD = re.compile(
     rb'\{"version":([0-9]{1,9}),"type":"([a-z.]+)","writer":"([^"\\]*)","seq":([0-9]{1,18}),"at":[0-9.]+,'

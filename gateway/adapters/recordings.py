@@ -5,8 +5,9 @@ What a record says of its payloads is checked against them: a recording that was
 
 import hashlib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ import orjson
 from gateway.adapters import records
 from gateway.decide.playback import RecordedCall, Said
 from gateway.model.errors import GatewayError
-from gateway.model.recording import RECORD_VERSION
+from gateway.model.recording import RECORD_VERSION, CallFilter
 from gateway.model.refusal import Code
 from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused
 
@@ -310,3 +311,71 @@ def views(recording: Recording) -> dict[str, tuple[Mapping[str, Any], bytes]]:
         if catalogue is not None:
             found[sha256] = view, catalogue[1]
     return found
+
+
+# --- without reading everything ---------------------------------------------------------------------------------------
+
+
+def snapshots_of(lines: Iterable[bytes], kind: str) -> list[bytes]:
+    """The contents of an export's snapshots of a kind.
+
+    Raises:
+        RecordingError: a line cannot be read.
+    """
+    found: list[bytes] = []
+    for number, line in enumerate(lines, start=1):
+        if line.startswith(b'{"snapshot":'):
+            try:
+                kept = orjson.loads(line)["snapshot"]
+                if kept["kind"] == kind:
+                    found.append(kept["content"].encode())
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise RecordingError(f"line {number}: it is no line of a recording ({type(error).__name__})") from None
+    return found
+
+
+def requests_of(lines: Iterable[bytes], filter: CallFilter) -> Iterator[tuple[bytes, bytes | None]]:
+    """The calls of an export that meet the filter, in its order: each record's line, and its request's exact bytes.
+
+    Raises:
+        RecordingError: a line cannot be read, or a request is not what its record says.
+    """
+    record: CallRecord | None = None
+    line_of = b""
+    for number, line in enumerate(lines, start=1):
+        line = line.rstrip(b"\r\n")
+        try:
+            if line.startswith(b'{"payload":'):
+                payload = orjson.loads(line)["payload"]
+                if record is not None and payload["seq"] == record.seq and payload["role"] == "request":
+                    _add_payload(record, payload, number)
+            elif line and not line.startswith(b'{"snapshot":'):
+                if record is not None:
+                    yield line_of, record.payloads.get("request")
+                    record = None
+                entry = orjson.loads(line)
+                if entry.get("type") == "call":
+                    if entry["version"] > RECORD_VERSION:
+                        raise RecordingError(
+                            f"line {number}: version {entry['version']} is newer than this gateway knows"
+                        )
+                    found = CallRecord(seq=entry["seq"], at=entry["at"], body=entry["body"])
+                    if _meets(found.command, filter):
+                        record, line_of = found, line
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecordingError(f"line {number}: it is no line of a recording ({type(error).__name__})") from None
+    if record is not None:
+        yield line_of, record.payloads.get("request")
+
+
+def _meets(command: Mapping[str, Any], filter: CallFilter) -> bool:
+    """Whether a call is one of those chosen by agent, tool, session and time."""
+    tool = f"{command['server']}/{command['name']}" if command["server"] else command["target"]
+    at = command["received_at"]
+    return (
+        (filter.agent is None or fnmatchcase(command["principal"]["id"], filter.agent))
+        and (filter.tool is None or fnmatchcase(tool, filter.tool))
+        and (filter.session is None or command["session_id"].startswith(filter.session))
+        and (filter.since is None or at >= filter.since)
+        and (filter.until is None or at < filter.until)
+    )

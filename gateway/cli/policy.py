@@ -13,14 +13,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli import frame
+from gateway.cli import frame, judging
+from gateway.cli.evidence import Since
 from gateway.cli.frame import group
+from gateway.model.recording import CallFilter
 
 if TYPE_CHECKING:
     from gateway.adapters.policy_files import PolicyFiles
@@ -757,3 +760,40 @@ def sample_questions() -> Iterable[dict[str, Any]]:
                         "recent": recent[: at % 3],
                     },
                 }
+
+
+# --- backtest ---------------------------------------------------------------------------------------------------------
+
+
+@policy.command()
+@judging.options
+@click.option("--since", type=Since(), help="Calls not older than this: `2h`, `7d`, or a date.")
+@click.option("--until", type=Since(), help="Calls older than this.")
+@click.option("--agent", metavar="GLOB", help="Of this agent.")
+@click.option("--tool", metavar="GLOB", help="Of this tool, as server/tool.")
+@click.option(
+    "--recording",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="An export in place of the store.",
+)
+def backtest(
+    since: float | None,
+    until: float | None,
+    agent: str | None,
+    tool: str | None,
+    recording: Path | None,
+    policies: str | None,
+    limits: Path | None,
+    page: Path | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Put recorded questions to a candidate policy; without --policies to `[policy] shadow`.
+
+    First it says how many recorded decisions the old policy reproduces. The exit code is 1 where anything is newly allowed
+    or undecidable.
+    """
+    with ExitStack() as stack:
+        chosen = CallFilter(since=since, until=until, agent=agent, tool=tool)
+        judging.run(judging.Source(recording, chosen, stack), policies, limits, page, jobs, as_json)

@@ -2,14 +2,15 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli import frame
+from gateway.cli import frame, judging
 from gateway.cli.frame import Negative, group, say
+from gateway.model.recording import CallFilter
 
 if TYPE_CHECKING:
     from gateway.adapters.recordings import Recording
@@ -44,7 +45,6 @@ def recording_of(source: str, session: str | None = None) -> "Recording":
     """
     from gateway.adapters import queries
     from gateway.adapters.recordings import read_recording
-    from gateway.model.recording import CallFilter
 
     path = Path(source)
     if path.is_file():
@@ -92,3 +92,41 @@ def serve(source: str, session: str | None, on_stdio: bool, port: int, loose: bo
         say(f"serving {len(played.calls)} recorded calls of {played.principal.id} at {url}")
 
     frame.run(playing.serve, played, port, ready)
+
+
+# --- rejudge ----------------------------------------------------------------------------------------------------------
+
+
+@replay.command()
+@click.argument("source", metavar="[SESSION|FILE]", required=False)
+@judging.options
+def rejudge(
+    source: str | None,
+    policies: str | None,
+    limits: Path | None,
+    page: Path | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Put the recorded questions to a candidate policy: what would be decided now, next to what was.
+
+    First it says how many recorded decisions the old policy reproduces. The exit code is 1 where anything is newly allowed
+    or undecidable.
+    """
+    with ExitStack() as stack:
+        file = Path(source) if source is not None and Path(source).is_file() else None
+        session = _session_id(source, stack) if source is not None and file is None else None
+        judging.run(judging.Source(file, CallFilter(session=session), stack), policies, limits, page, jobs, as_json)
+
+
+def _session_id(beginning: str, stack: ExitStack) -> str:
+    """The id of a session of the store."""
+    from gateway.adapters import queries
+
+    try:
+        found = queries.find_session(stack.enter_context(store()), beginning)
+    except queries.Ambiguous as error:
+        raise Negative(str(error)) from error
+    if found is None:
+        raise Negative(f"there is no file and no session {beginning}; `gateway sessions list` lists them")
+    return found.id
