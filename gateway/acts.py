@@ -308,10 +308,10 @@ class Acts:
         }
 
     async def _record_of(self, call_id: str) -> Record | None:
-        try:
-            found: Record | None = await self._journal.read(queries.find_call, call_id)
-        except queries.Ambiguous as error:
-            raise ActInvalid(str(error)) from error
+        found: Record | None
+        found, unclear = await self._journal.read(overview.by_beginning, queries.find_call, call_id)
+        if unclear:
+            raise ActInvalid(unclear)
         return found
 
     async def _statistics(self, operator: Operator, params: Mapping[str, Any]) -> Any:
@@ -333,11 +333,10 @@ class Acts:
     async def _show_session(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         """A session with a page of its calls, in order; `next` is the `after` of the page after, None at the end."""
         wanted = str(params.get("id") or "")
-        try:
-            found = await self._journal.read(queries.find_session, wanted) if wanted else None
-        except queries.Ambiguous as error:
-            raise ActInvalid(str(error)) from error
-        if found is None:
+        found, unclear = await self._journal.read(overview.by_beginning, queries.find_session, wanted)
+        if unclear:
+            raise ActInvalid(unclear)
+        if found is None or not wanted:
             raise ActUnknown(f"there is no session {wanted!r}")
         limit, after = int(params.get("limit") or 50), int(params.get("after") or 0)
         calls = await self._journal.read(queries.list_calls, CallFilter(session=found.id), after=after, limit=limit)

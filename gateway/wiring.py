@@ -654,14 +654,6 @@ async def _record_events(events: EventFanout, journal: SqlJournal) -> None:
                 case AuthenticationRefused():
                     key = (event.reason, event.remote)
                     refused[key] = refused.get(key, 0) + 1
-                    if stream.waiting and len(refused) < 100:
-                        continue
-                    counts = [
-                        {"reason": reason, "remote": remote, "count": count}
-                        for (reason, remote), count in refused.items()
-                    ]
-                    refused.clear()
-                    await _recorded(journal, "auth.refused", {"refused": counts})
                 case StateChanged(kind="breaker"):
                     await _recorded(
                         journal,
@@ -693,6 +685,12 @@ def _stop_body(stop: Stop, state: str) -> dict[str, Any]:
     return {
         "kind": "stop",
         "subject": f"{stop.subject}:{stop.name}",
+            if refused and (not stream.waiting or len(refused) >= 100):
+                counts = [
+                    {"reason": reason, "remote": remote, "count": count} for (reason, remote), count in refused.items()
+                ]
+                refused.clear()
+                await _recorded(journal, "auth.refused", {"refused": counts})
         "state": state,
         "reason": stop.reason,
         "by": stop.by,

@@ -6,8 +6,8 @@ ten thousand does; what was not looked at is said.
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -28,6 +28,19 @@ PARTS: Final = 48
 
 SLACK_SECONDS: Final = 600.0
 """Calls are recorded when they end and counted when they began: how much later than others a call may end."""
+
+
+T = TypeVar("T")
+
+
+def by_beginning(
+    raw: sqlite3.Connection, find: Callable[[sqlite3.Connection, str], T], id: str
+) -> tuple[T | None, str]:
+    """What `queries.find_call` or `find_session` finds, or why it is not clear what is meant."""
+    try:
+        return find(raw, id), ""
+    except queries.Ambiguous as ambiguous:
+        return None, str(ambiguous)
 
 
 def search_calls(

@@ -482,6 +482,7 @@ ACTIVE_SECTIONS: frozenset[str] = frozenset(
         "interrupts",
         "idempotency",
         "approvals",
+        "approvals.notify",
         "recording",
         "evidence",
     }
