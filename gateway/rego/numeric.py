@@ -57,44 +57,53 @@ def from_fraction(value: Fraction) -> Value:
 
 
 def _shortest(value: Fraction) -> tuple[bool, str, int]:
-    """(negative, digits, exponent): the shortest `0.digits * 10**exponent` that rounds to `value` at 64 bits."""
+    """(negative, digits, exponent): the `0.digits * 10**exponent` that Go prints for a `big.Float` of 64 bits.
+
+    This is Go's `roundShortest`, digit by digit. It is nearly the shortest text that rounds to the value: where the upper
+    bound has one digit more than the value and nothing behind it, Go has lost sight of it further on, and rounds down.
+    """
     negative, exact = value < 0, abs(value)
-    mantissa_bits = exact.numerator.bit_length() - exact.denominator.bit_length()
-    unit = Fraction(2) ** (mantissa_bits - _PRECISION)
-    if exact / unit < 2 ** (_PRECISION - 1):
-        unit /= 2
-    elif exact / unit >= 2**_PRECISION:
+    unit = Fraction(2) ** (exact.numerator.bit_length() - exact.denominator.bit_length() - _PRECISION)
+    while exact / unit >= 2**_PRECISION:
         unit *= 2
-    mantissa = exact / unit
-    inclusive = mantissa.denominator == 1 and mantissa.numerator % 2 == 0
-    upper = exact + unit / 2
-    lower = exact - (unit / 4 if mantissa == 2 ** (_PRECISION - 1) else unit / 2)
-
-    exponent = math.floor(math.log10(mantissa.numerator / mantissa.denominator) + math.log10(2) * _log2(unit)) + 1
-    while exact >= Fraction(10) ** exponent:
-        exponent += 1
-    while exact < Fraction(10) ** (exponent - 1):
-        exponent -= 1
-    for count in range(1, _MAX_DIGITS):
-        scale = Fraction(10) ** (exponent - count)
-        down = exact // scale
-        up = down + 1
-        down_fits = down * scale > lower or (inclusive and down * scale == lower) or down * scale == exact
-        up_fits = up * scale < upper or (inclusive and up * scale == upper)
-        if not (down_fits or up_fits):
+    while exact / unit < 2 ** (_PRECISION - 1):
+        unit /= 2
+    inclusive = (exact / unit) % 2 == 0
+    digits, exponent = _decimal(exact)
+    lower, upper = _decimal(exact - unit / 2)[0], _decimal(exact + unit / 2)[0]
+    for at, digit in enumerate(digits):
+        below, above = lower[at : at + 1] or "0", upper[at : at + 1] or "0"
+        down = below != digit or (inclusive and at + 1 == len(lower))
+        up = digit != above and (inclusive or chr(ord(digit) + 1) < above or at + 1 < len(upper))
+        count = at + 1
+        if not (down or up) or count >= len(digits):
             continue
-        if down_fits and up_fits:
-            rest = exact / scale - down
-            chosen = up if rest > Fraction(1, 2) or (rest == Fraction(1, 2) and down % 2) else down
-        else:
-            chosen = down if down_fits else up
-        digits = str(chosen)
-        return negative, digits.rstrip("0") or "0", exponent + (len(digits) - count)
-    raise AssertionError("a mantissa of 64 bits needs at most 21 digits")
+        if up and (not down or _rounds_up(digits, count)):
+            kept = digits[:count].rstrip("9")
+            if not kept:
+                return negative, "1", exponent + 1
+            return negative, kept[:-1] + chr(ord(kept[-1]) + 1), exponent
+        return negative, digits[:count].rstrip("0"), exponent
+    return negative, digits, exponent
 
 
-def _log2(unit: Fraction) -> int:
-    return unit.numerator.bit_length() - unit.denominator.bit_length()
+def _rounds_up(digits: str, count: int) -> bool:
+    if digits[count] == "5" and count + 1 == len(digits):
+        return digits[count - 1] in "13579"
+    return digits[count] >= "5"
+
+
+def _decimal(value: Fraction) -> tuple[str, int]:
+    """The first digits and the exponent of a positive number; a last digit stands for any number of them."""
+    power = value.numerator.bit_length() - value.denominator.bit_length()
+    exponent = math.floor(power * math.log10(2)) + 1
+    while value >= Fraction(10) ** exponent:
+        exponent += 1
+    while value < Fraction(10) ** (exponent - 1):
+        exponent -= 1
+    scaled = value * Fraction(10) ** (_MAX_DIGITS - exponent)
+    digits = str(scaled.numerator // scaled.denominator)
+    return (digits.rstrip("0") if scaled.denominator == 1 else digits + "1"), exponent
 
 
 def _general_format(negative: bool, digits: str, exponent: int) -> str:
@@ -133,17 +142,24 @@ def multiply(a: Value, b: Value) -> Value:
     x, y = to_int(a), to_int(b)
     if x is not None and y is not None:
         return x * y
-    return from_fraction(round_to_precision(to_fraction(a) * to_fraction(b)))
+    return _signed_zero(round_to_precision(to_fraction(a) * to_fraction(b)), a, b)
 
 
 def divide(a: Value, b: Value) -> Value:
     """Raises `ArithmeticFailure` for a zero divisor."""
-    if type(a) is int and type(b) is int and b and a % b == 0 and abs(a) < 2**53:
+    if type(a) is int and type(b) is int and a and b and a % b == 0 and abs(a) < 2**53:
         return a // b
     divisor = to_fraction(b)
     if not divisor:
         raise ArithmeticFailure("divide by zero")
-    return from_fraction(round_to_precision(to_fraction(a) / divisor))
+    return _signed_zero(round_to_precision(to_fraction(a) / divisor), a, b)
+
+
+def _signed_zero(result: Fraction, a: Value, b: Value) -> Value:
+    """The result of a product or quotient, whose zero has a sign in Go."""
+    if not result and number_text(a).startswith("-") != number_text(b).startswith("-"):
+        return NumberText("-0")
+    return from_fraction(result)
 
 
 def remainder(a: Value, b: Value) -> Value:
