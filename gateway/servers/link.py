@@ -33,11 +33,12 @@ from gateway.config import ServerSettings
 from gateway.model.call import Call, Method, TargetType
 from gateway.model.refusal import Code
 from gateway.model.snapshot import Entry
-from gateway.model.verdict import Completed, Failed, Outcome, Refused
 from gateway.ports import Attempt, Caller
 from gateway.servers import headers as http_headers
 from gateway.servers import wire
+from gateway.servers.endings import error_code, names_our_version, of_answer, outcome, timed_out, too_large, why
 from gateway.servers.exchange import Answered, Ending, Exchange, Unanswered
+from gateway.servers.listening import Listening
 from gateway.servers.streamable import StreamableHttp
 from gateway.servers.transport import NotSent, Spawn, StartError, Transport
 from gateway.servers.wire import Envelope, Unset
@@ -74,8 +75,6 @@ MAX_RECORDED: Final = 1000
 MAX_REMEMBERED: Final = 4096
 """Request heads and marked arguments that are kept from one call to the next."""
 
-RELISTEN_SECONDS: Final = 1.0
-MAX_RELISTEN_SECONDS: Final = 60.0
 
 IDENTITY: Final[Mapping[str, Any]] = {"name": "mcp-execution-gateway", "version": __version__}
 
@@ -87,8 +86,6 @@ ASKS: Final[Mapping[str, Literal["roots", "elicitation", "sampling"]]] = {
 """What a tool server may ask of a client, and the name of it in `asks`."""
 
 LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-
-_NOT_SUBSCRIBABLE: Final = b'{"code":-32602,"message":"The tool server grants no subscription to this resource"}'
 
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,18})')
 
@@ -159,7 +156,7 @@ class Link:
         self.quiet.set()
         self.settings = settings
         self.key = key
-        self.transport = make_transport(self._spawn)
+        self.transport = make_transport(self.spawn)
         self.era: Era | None = known_era
         self.protocol_version = ""
         self.server_capabilities: Mapping[str, Any] = {}
@@ -183,7 +180,7 @@ class Link:
         self._capabilities = capabilities
         self._client = client
         self._outside = outside
-        self._changed = changed
+        self.changed = changed
         self._log_level = log_level
         self._ids = itertools.count(1)
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -193,10 +190,7 @@ class Link:
         self._elicitations: dict[str, str] = {}
         self._heads: dict[tuple[str, str | None], bytes] = {}
         self._marks: dict[str, http_headers.Marked] = {}
-        self._listening: anyio.CancelScope | None = None
-        self._listen_again = asyncio.Event()
-        self._subscribing: list[tuple[str, asyncio.Future[Ending]]] = []
-        self._listener_runs = False
+        self.listening = Listening(self)
 
     # --- lifetime ---
 
@@ -241,7 +235,7 @@ class Link:
         assert self._tasks is not None
         self._tasks.start_soon(self._tell_outside)
         if self.era == "modern" and self.listens:
-            self._listen()
+            self.listening.start()
         return None
 
     @property
@@ -261,7 +255,7 @@ class Link:
 
     def missed(self) -> None:
         if self.listens:
-            self._changed("")
+            self.changed("")
 
     def lost(self, reason: str) -> None:
         if self.ended is None:
@@ -276,7 +270,7 @@ class Link:
         for exchange in list(self.in_flight.values()):
             exchange.finish(Unanswered(Code.SERVER_LOST, reason, "unknown"))
 
-    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         if self._tasks is not None and self.ended is None:
             self._tasks.start_soon(self._guarded, work)
 
@@ -297,14 +291,14 @@ class Link:
             return
         # A child's silence may mean that it is still starting; over HTTP it is an answer of its own.
         for attempt in range(MAX_MOVES):
-            envelope = self._envelope(self._capabilities, self._client, None)
-            probe = await self._begin("server/discover", {"_meta": envelope})
+            envelope = self.own_envelope()
+            probe = await self.begin("server/discover", {"_meta": envelope})
             with anyio.move_on_after(PROBE_SECONDS):
-                await self._drain(probe)
+                await self.drain(probe)
             ending = probe.ending
             moved = isinstance(ending, Unanswered) and ending.forgotten and ending.status is None
             # Refused, but with our version among those it names: as the specification has it, we ask again with that one.
-            if not moved and not (attempt == 0 and _names_our_version(ending)):
+            if not moved and not (attempt == 0 and names_our_version(ending)):
                 break
         if isinstance(ending, Unanswered) and ending.ran == "no" and ending.status in (None, 401, 403):
             raise StartError(ending.reason)
@@ -334,19 +328,19 @@ class Link:
         if isinstance(transport, StreamableHttp):
             transport.begin_session()
         self.era = "legacy"
-        exchange = await self._begin(
+        exchange = await self.begin(
             "initialize",
             {"protocolVersion": wire.HANDSHAKE[0], "capabilities": self._capabilities, "clientInfo": self._client},
         )
-        await self._drain(exchange)
-        self._done(exchange)
+        await self.drain(exchange)
+        self.done(exchange)
         ending = exchange.ending
         if not isinstance(ending, Answered) or ending.result is None:
             if probe is not None and self._discovered(probe.ending):
                 return
-            raise StartError(_why(ending))
+            raise StartError(why(ending))
         if probe is not None:
-            self._done(probe)
+            self.done(probe)
         result = wire.parse(ending.result)
         version = result.get("protocolVersion")
         if version not in wire.HANDSHAKE:
@@ -363,7 +357,7 @@ class Link:
             transport.listen()
         if self._log_level is not None and "logging" in self.server_capabilities:
             level = self._log_level
-            self._spawn(lambda: self.set_log_level(level))
+            self.spawn(lambda: self.set_log_level(level))
 
     def _describe(self, result: Mapping[str, Any], about: Any) -> None:
         capabilities, instructions = result.get("capabilities"), result.get("instructions")
@@ -382,19 +376,19 @@ class Link:
             RequestFailed: an error, or no answer.
         """
         if self.era == "modern":
-            params = {**params, "_meta": self._envelope(self._capabilities, self._client, None)}
-        exchange = await self._begin(method, params)
+            params = {**params, "_meta": self.own_envelope()}
+        exchange = await self.begin(method, params)
         exchange.expire_at(asyncio.get_running_loop().time() + timeout_seconds)
         try:
-            await self._drain(exchange)
+            await self.drain(exchange)
         finally:
-            self._done(exchange)
+            self.done(exchange)
         ending = exchange.ending
         if isinstance(ending, Answered) and ending.result is not None:
             return ending.result
-        raise RequestFailed(f"{method}: {_why(ending)}", _error_code(ending))
+        raise RequestFailed(f"{method}: {why(ending)}", error_code(ending))
 
-    async def _begin(self, method: str, params: Mapping[str, Any]) -> Exchange:
+    async def begin(self, method: str, params: Mapping[str, Any]) -> Exchange:
         """Send a request of the gateway's own. What cannot be sent is an exchange that has ended."""
         exchange = Exchange(next(self._ids), MAX_HOUSEKEEPING_BYTES)
         self.in_flight[exchange.identifier] = exchange
@@ -407,12 +401,12 @@ class Link:
             exchange.finish(Unanswered(Code.SERVER_UNAVAILABLE, str(error), "no"))
         return exchange
 
-    async def _drain(self, exchange: Exchange) -> None:
+    async def drain(self, exchange: Exchange) -> None:
         """Wait for the ending; what comes before it means nothing here."""
         while await exchange.next() is not None:
             pass
 
-    def _done(self, exchange: Exchange) -> None:
+    def done(self, exchange: Exchange) -> None:
         exchange.finish(Unanswered(Code.SERVER_TIMEOUT, "nobody waits any more", "unknown"))
         self.in_flight.pop(exchange.identifier, None)
         self.transport.drop(exchange)
@@ -434,7 +428,7 @@ class Link:
         When cancelled: the server is told, its answer is listened for, what was heard goes into `attempt.outcome`.
         """
         if call.method == Method.SUBSCRIBE and self.era == "modern":
-            return await self._subscribe_by_listening(call.session_id, call.name, deadline)
+            return await self.listening.subscribe(call.session_id, call.name, deadline)
         if self.era == "legacy" and caller.log_level in LOG_LEVELS:
             await self._agree_on_level(caller.log_level)
         entry = call.entry
@@ -474,7 +468,7 @@ class Link:
         finally:
             exchange.expire_at(None)
             if not isinstance(exchange.ending, Answered) and (
-                self.transport.stateless or not _timed_out(exchange.ending)
+                self.transport.stateless or not timed_out(exchange.ending)
             ):
                 self.transport.drop(exchange)
             self.in_flight.pop(identifier, None)
@@ -485,8 +479,8 @@ class Link:
         ending = exchange.ending
         assert ending is not None
         if isinstance(ending, Unanswered):
-            if _timed_out(ending) and not self.transport.stateless:
-                self._spawn(partial(self._give_up, exchange))
+            if timed_out(ending) and not self.transport.stateless:
+                self.spawn(partial(self._give_up, exchange))
         elif call.method == Method.SUBSCRIBE and ending.result is not None:
             self.subscriptions.setdefault(call.name, set()).add(call.session_id)
         if exchange.dropped:
@@ -525,14 +519,14 @@ class Link:
             tasks.cancel_scope.cancel()
 
     async def _relay(self, message: Envelope, caller: Caller, attempt: Attempt) -> None:
-        method, params = _notification(message)
+        method, params = wire.notified(message)
         if len(attempt.notifications) < MAX_RECORDED:
             attempt.notifications.append({"method": method, "params": params, "at": time.time()})
         await caller.notify(method, params)
 
     async def _ask(self, message: Envelope, exchange: Exchange, call: Call, caller: Caller, attempt: Attempt) -> None:
         """Put a legacy server's request to the call's own client. The call's time stands still meanwhile."""
-        method, params = _notification(message)
+        method, params = wire.notified(message)
         identifier = message.id
         if method == "elicitation/create" and isinstance(elicitation := params.get("elicitationId"), str):
             if len(self._elicitations) >= MAX_REMEMBERED:
@@ -563,17 +557,17 @@ class Link:
             if exchange.ending is None and not self.transport.stateless:
                 exchange.expire_at(None)
                 with anyio.move_on_after(CANCEL_SECONDS):
-                    await self._tell_cancelled(exchange.identifier, "the client cancelled the request")
-                    await self._drain(exchange)
+                    await self.tell_cancelled(exchange.identifier, "the client cancelled the request")
+                    await self.drain(exchange)
         return exchange.ending
 
     async def _give_up(self, exchange: Exchange) -> None:
         """Tell the server that its answer would come too late; only then close what it would come on."""
-        await self._tell_cancelled(exchange.identifier, "it took too long")
+        await self.tell_cancelled(exchange.identifier, "it took too long")
         await asyncio.sleep(GIVE_UP_SECONDS)
         self.transport.drop(exchange)
 
-    async def _tell_cancelled(self, identifier: int, reason: str) -> None:
+    async def tell_cancelled(self, identifier: int, reason: str) -> None:
         try:
             data = wire.notification("notifications/cancelled", {"requestId": identifier, "reason": reason})
             await self.transport.send(data, None)
@@ -612,6 +606,10 @@ class Link:
         if meta:
             params["_meta"] = meta
         return params
+
+    def own_envelope(self) -> dict[str, Any]:
+        """For the gateway's own requests."""
+        return self._envelope(self._capabilities, self._client, None)
 
     def _envelope(
         self, capabilities: Mapping[str, Any], client: Mapping[str, Any], log_level: str | None
@@ -692,7 +690,7 @@ class Link:
             reason = "its answer holds what not every reader of JSON takes (half a surrogate pair, or a number without bounds)"
             exchange.finish(Unanswered(Code.RESULT_INVALID, reason, "yes"))
             return
-        exchange.finish(_ending(message, exchange.max_result_bytes))
+        exchange.finish(of_answer(message, exchange.max_result_bytes))
 
     def oversized(self, head: bytes, tail: bytes) -> None:
         """Which call is it that gets nothing? Its id stands at one end; else it is the only one in flight, or unknown."""
@@ -705,26 +703,26 @@ class Link:
         if exchange is None:
             logger.warning("%s: a message beyond all bounds, of no known call, was thrown away", self.settings.name)
             return
-        exchange.finish(_too_large(exchange.max_result_bytes))
+        exchange.finish(too_large(exchange.max_result_bytes))
 
     def _notified(self, message: Envelope, method: str, origin: Exchange | None) -> None:
         if method in LIST_CHANGES:
-            self._changed(LIST_CHANGES[method])
+            self.changed(LIST_CHANGES[method])
             return
         match method:
             case "notifications/progress":
-                token = _member(message, "progressToken")
+                token = wire.member(message, "progressToken")
                 exchange = self.calls.get(token) if type(token) is int else None
                 if exchange is not None and (origin is None or origin is exchange):
                     exchange.post(message)
                 else:
                     logger.debug("%s: progress of no call in flight", self.settings.name)
             case "notifications/cancelled":
-                withdrawn = _member(message, "requestId")
+                withdrawn = wire.member(message, "requestId")
                 if isinstance(withdrawn, str | int | float) and (scope := self._asking.get(withdrawn)) is not None:
                     scope.cancel()
             case "notifications/subscriptions/acknowledged":
-                meta = _member(message, "_meta")
+                meta = wire.member(message, "_meta")
                 token = meta.get(wire.SUBSCRIPTION_KEY) if isinstance(meta, dict) else None
                 listening = origin or (self.in_flight.get(token) if type(token) is int else None)
                 if listening is not None and listening.identifier not in self.calls:
@@ -770,7 +768,7 @@ class Link:
         self._reply(message, _error(code, text))
 
     def _reply(self, message: Envelope, body: Mapping[str, Any]) -> None:
-        self._spawn(partial(self.transport.send, wire.answer(message.id, body), None))
+        self.spawn(partial(self.transport.send, wire.answer(message.id, body), None))
 
     # --- messages outside calls ---
 
@@ -779,7 +777,7 @@ class Link:
         try:
             if size > MAX_OUTSIDE_BYTES:
                 raise asyncio.QueueFull
-            self._messages.put_nowait(_notification(message))
+            self._messages.put_nowait(wire.notified(message))
         except asyncio.QueueFull:
             logger.warning("%s: it sends more messages than can be delivered; some were dropped", self.settings.name)
 
@@ -814,25 +812,6 @@ class Link:
 
     # --- subscriptions ---
 
-    async def _subscribe_by_listening(self, session_id: str, uri: str, deadline: float) -> Ending:
-        """`resources/subscribe` at a modern server: the connection's listening is renewed with one more URI."""
-        self.subscriptions.setdefault(uri, set()).add(session_id)
-        self.sessions.add(session_id)
-        acknowledged: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._subscribing.append((uri, acknowledged))
-        self._listen()
-        ending: Ending = Unanswered(Code.SERVER_TIMEOUT, "it did not acknowledge the subscription in time", "no")
-        try:
-            async with asyncio.timeout_at(deadline):
-                ending = await acknowledged
-        except TimeoutError:
-            pass
-        finally:
-            self._subscribing = [each for each in self._subscribing if each[1] is not acknowledged]
-            if not isinstance(ending, Answered) or ending.result is None:
-                self.unsubscribe(session_id, uri)
-        return ending
-
     def unsubscribe(self, session_id: str, uri: str | None = None) -> None:
         """Forget one subscription of a session, or all of them."""
         for each in [uri] if uri is not None else list(self.subscriptions):
@@ -844,9 +823,9 @@ class Link:
                 continue
             del self.subscriptions[each]
             if self.era == "modern":
-                self._listen()
+                self.listening.start()
             else:
-                self._spawn(partial(self._unsubscribe, each))
+                self.spawn(partial(self._unsubscribe, each))
 
     async def _unsubscribe(self, uri: str) -> None:
         try:
@@ -861,127 +840,13 @@ class Link:
         if not subscriptions:
             return
         if self.era == "modern":
-            self._listen()
+            self.listening.start()
             return
         for uri in subscriptions:
             try:
                 await self.request("resources/subscribe", {"uri": uri})
             except RequestFailed as error:
                 logger.info("%s: %s", self.settings.name, error)
-
-    def _listen(self) -> None:
-        """Listen to what is of interest now: begin, or begin again with other interests."""
-        self._listen_again.set()
-        if self._listening is not None:
-            self._listening.cancel()
-        if not self._listener_runs:
-            self._listener_runs = True
-            self._spawn(self._keep_listening)
-
-    def _interests(self) -> dict[str, Any]:
-        wanted: dict[str, Any] = {}
-        if self.listens:
-            for kind in ("tools", "prompts", "resources"):
-                about = self.server_capabilities.get(kind)
-                if isinstance(about, Mapping) and about.get("listChanged"):
-                    wanted[f"{kind}ListChanged"] = True
-        if self.subscriptions:
-            wanted["resourceSubscriptions"] = sorted(self.subscriptions)
-        return wanted
-
-    async def _keep_listening(self) -> None:
-        """`subscriptions/listen`, again whenever it ends or the interests change.
-
-        A new one is acknowledged before its predecessor is given up, so that nothing is missed in between; what may have
-        been missed after an end that was not ours is looked up.
-        """
-        pause = RELISTEN_SECONDS
-        current: Exchange | None = None
-        missed = False
-        while True:
-            self._listen_again.clear()
-            wanted = self._interests()
-            if not wanted:
-                self._stop_listening(current)
-                current = None
-                await self._listen_again.wait()
-                continue
-            began = asyncio.get_running_loop().time()
-            params = {"notifications": wanted, "_meta": self._envelope(self._capabilities, self._client, None)}
-            former, current = current, await self._begin("subscriptions/listen", params)
-            acknowledged: Envelope | None = None
-            with anyio.move_on_after(CONNECT_SECONDS):
-                acknowledged = await current.next()
-            self._stop_listening(former)
-            self._subscribed(wanted, acknowledged, current.ending)
-            if acknowledged is not None:
-                if missed:
-                    self._changed("")
-                with anyio.CancelScope() as self._listening:
-                    if not self._listen_again.is_set():
-                        await self._drain(current)
-                self._listening = None
-                if current.ending is None:
-                    missed = False
-                    continue
-            missed = True
-            unknown = _error_code(current.ending) == wire.METHOD_NOT_FOUND
-            self._stop_listening(current)
-            current = None
-            if unknown:
-                self._listener_runs = False
-                return
-            if asyncio.get_running_loop().time() - began > MAX_RELISTEN_SECONDS:
-                pause = RELISTEN_SECONDS
-            with anyio.move_on_after(pause):
-                await self._listen_again.wait()
-            pause = min(pause * 2, MAX_RELISTEN_SECONDS)
-
-    def _subscribed(self, wanted: Mapping[str, Any], acknowledged: Envelope | None, ending: Ending | None) -> None:
-        """Tell those who wait for a subscription what became of it."""
-        if acknowledged is None and not (isinstance(ending, Answered) and ending.error is not None):
-            return  # lost, or too slow: it is tried again
-        granted: Any = ()
-        if acknowledged is not None:
-            honoured = _notification(acknowledged)[1].get("notifications")
-            granted = honoured.get("resourceSubscriptions") if isinstance(honoured, dict) else ()
-        for uri, waiting in self._subscribing:
-            if uri not in wanted.get("resourceSubscriptions", ()) or waiting.done():
-                continue
-            if isinstance(granted, list) and uri in granted:
-                waiting.set_result(Answered(result=b"{}"))
-            elif acknowledged is None:
-                assert ending is not None
-                waiting.set_result(ending)
-            else:
-                waiting.set_result(Answered(error=_NOT_SUBSCRIBABLE))
-
-    def _stop_listening(self, exchange: Exchange | None) -> None:
-        if exchange is None:
-            return
-        running = exchange.ending is None
-        self._done(exchange)
-        if running and not self.transport.stateless:
-            self._spawn(partial(self._tell_cancelled, exchange.identifier, "listening begins anew"))
-
-
-def outcome(ending: Ending, call: Call) -> Outcome:
-    """What an ending means for the call (CONTRACT 5)."""
-    if isinstance(ending, Answered):
-        return Completed(result=ending.result, error=ending.error)
-    message = f"The tool server {call.server!r} gave no answer: {ending.reason}"
-    match ending.code:
-        case Code.RESULT_TOO_LARGE | Code.RESULT_INVALID | Code.REQUEST_INVALID:
-            return Refused(stage="forward", code=ending.code, message=message, executed=ending.ran)
-        case _:
-            may_have_run = ending.ran != "no"
-            return Failed(
-                code=ending.code,
-                message=message,
-                in_doubt=may_have_run and not (call.entry is not None and call.entry.idempotent),
-                sent=may_have_run,
-                retry_after_seconds=ending.retry_after_seconds,
-            )
 
 
 def permitted_capabilities(capabilities: Mapping[str, Any], settings: ServerSettings) -> dict[str, Any]:
@@ -999,84 +864,5 @@ def root(place: str) -> dict[str, Any]:
     return {"uri": uri, "name": place.rstrip("/").rsplit("/", 1)[-1] or place}
 
 
-def _ending(message: Envelope, max_result_bytes: int) -> Ending:
-    """What an answer amounts to."""
-    try:
-        if not isinstance(message.error, Unset):
-            error = wire.relayed(message.error)
-            if error != b"null":
-                if error[:1] != b"{":
-                    return Unanswered(Code.SERVER_LOST, "its error is no JSON object", "unknown")
-                return Answered(error=error)
-        if isinstance(message.result, Unset):
-            return Unanswered(Code.SERVER_LOST, "its answer has neither result nor error", "unknown")
-        if len(memoryview(message.result)) > max_result_bytes:
-            return _too_large(max_result_bytes)
-        result = wire.relayed(message.result)
-    except wire.Garbage as fault:
-        return Unanswered(Code.SERVER_LOST, f"its answer cannot be read ({fault})", "unknown")
-    if result[:1] != b"{":
-        return Unanswered(Code.SERVER_LOST, "its result is no JSON object", "unknown")
-    return Answered(result=result)
-
-
-def _timed_out(ending: Ending | None) -> bool:
-    return isinstance(ending, Unanswered) and ending.code is Code.SERVER_TIMEOUT
-
-
-def _too_large(limit: int) -> Unanswered:
-    return Unanswered(Code.RESULT_TOO_LARGE, f"its result is larger than {limit} bytes", "yes")
-
-
-def _why(ending: Ending | None) -> str:
-    """Why one of our own requests failed, for a person."""
-    match ending:
-        case None:
-            return "it did not answer in time"
-        case Unanswered():
-            return ending.reason
-        case Answered(error=bytes() as error):
-            parsed = wire.parse(error)
-            return f"it answers with the error {parsed.get('code')}: {str(parsed.get('message'))[:200]}"
-        case Answered():
-            return "its answer is not understood"
-        case _:
-            assert_never(ending)
-
-
-def _error_code(ending: Ending | None) -> int | None:
-    if isinstance(ending, Answered) and ending.error is not None:
-        code = wire.parse(ending.error).get("code")
-        return code if isinstance(code, int) else None
-    return None
-
-
-def _names_our_version(ending: Ending | None) -> bool:
-    """Whether a server refused a protocol version and lists one that we speak without a handshake."""
-    if ending is None or ending.error is None:
-        return False
-    error = wire.parse(ending.error)
-    data = error.get("data") if error.get("code") == wire.UNSUPPORTED_VERSION else None
-    supported = data.get("supported") if isinstance(data, dict) else None
-    return isinstance(supported, list) and wire.MODERN in supported
-
-
 def _error(code: int, message: str) -> dict[str, Any]:
     return {"error": {"code": code, "message": message}}
-
-
-def _notification(message: Envelope) -> tuple[str, dict[str, Any]]:
-    """Method and params of what a server sends of itself; params that are none are empty."""
-    assert isinstance(message.method, str)
-    if isinstance(message.params, Unset):
-        return message.method, {}
-    try:
-        params = wire.parse_mended(wire.strip_reserved(bytes(message.params)))
-    except wire.Garbage:
-        return message.method, {}
-    return message.method, params if isinstance(params, dict) else {}
-
-
-def _member(message: Envelope, name: str) -> Any:
-    """One member of the params, or None."""
-    return _notification(message)[1].get(name)

@@ -37,6 +37,7 @@ from gateway.model.verdict import Outcome, Refused
 from gateway.ports import Attempt, Caller
 from gateway.servers import wire
 from gateway.servers.catalogue import Builder, Listing, changed_kinds, fetch, joined, prototype
+from gateway.servers.endings import outcome
 from gateway.servers.exchange import Answered, Ending, Unanswered
 from gateway.servers.http1 import HttpClient
 from gateway.servers.link import (
@@ -49,7 +50,6 @@ from gateway.servers.link import (
     LinkKey,
     Outside,
     RequestFailed,
-    outcome,
     permitted_capabilities,
 )
 from gateway.servers.stdio import Stdio, Watchdog

@@ -331,3 +331,20 @@ def answer(identifier: Any, body: Mapping[str, Any]) -> bytes:
         rest = orjson.dumps({"error": failure})
     # The id goes back as it came, be it an integer of any size.
     return b'{"jsonrpc":"2.0","id":%b,%b' % (msgspec.json.encode(identifier), rest[1:])
+
+
+def notified(message: Envelope) -> tuple[str, dict[str, Any]]:
+    """Method and params of what a server sends of itself; params that are none are empty."""
+    assert isinstance(message.method, str)
+    if isinstance(message.params, Unset):
+        return message.method, {}
+    try:
+        params = parse_mended(strip_reserved(bytes(message.params)))
+    except Garbage:
+        return message.method, {}
+    return message.method, params if isinstance(params, dict) else {}
+
+
+def member(message: Envelope, name: str) -> Any:
+    """One member of the params, or None."""
+    return notified(message)[1].get(name)

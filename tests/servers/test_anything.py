@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from gateway.model.verdict import Completed, Failed, Outcome, Refused
 from gateway.ports import Attempt
+from gateway.servers.endings import outcome
 from gateway.servers.exchange import Exchange
-from gateway.servers.link import Link, LinkKey, outcome
+from gateway.servers.link import Link, LinkKey
 from gateway.servers.transport import Receiver
 from tests.scripted_server import tool
 from tests.servers.harness import Pool, RecordingCaller, stdio
