@@ -32,7 +32,7 @@ ROLES: Final[tuple[Role, ...]] = ("request", "response", "exchange")
 COMPRESS_BYTES: Final = 16_384
 """Payloads from this size on are stored compressed."""
 
-_BIG_INTEGER = re.compile(rb"[0-9]{19}")
+_BIG_INTEGER = re.compile(rb"-[0-9]{19}|[0-9]{20}")
 _IS_ERROR = re.compile(rb'"isError"\s*:\s*true')
 
 
