@@ -62,34 +62,46 @@ def graph_reachable(ctx: BuiltinContext, graph: Value, initial: Value) -> Value:
 
 @builtin("graph.reachable_paths")
 def graph_reachable_paths(ctx: BuiltinContext, graph: Value, initial: Value) -> Value:
+    """As OPA's compliance suite has it: what one branch has passed, its later siblings do not pass again.
+
+    (OPA 1.22 keeps what was passed for each branch apart and finds other paths in some graphs with shared vertices.)
+    """
     edges = operands.object_(graph, 1)
     paths: list[Value] = []
-    # What is pending: the path so far, the vertices already on it, and the vertex to go on with.
-    pending: list[tuple[list[Value], frozenset[Key], Value]] = []
     for node in _initial(initial):
         neighbours = edges.get(key(node), UNDEFINED)
         if neighbours is UNDEFINED:
             continue
-        if not _vertices(neighbours):
-            paths.append([node])
-        pending.extend(([node], frozenset((key(node),)), neighbour) for neighbour in _vertices(neighbours))
-    while pending:
-        path, visited, node = pending.pop()
-        ctx.charge(1 + len(path) // 8)
-        canonical = key(node)
-        neighbours = edges.get(canonical, UNDEFINED)
-        if neighbours is UNDEFINED:
-            paths.append(path)
-            continue
-        path = [*path, node]
         following = _vertices(neighbours)
         if not following:
-            paths.append(path)
-            continue
-        visited = visited | {canonical}
+            paths.append([node])
         for neighbour in following:
-            if key(neighbour) in visited:
-                paths.append(path)
-            else:
-                pending.append((path, visited, neighbour))
+            _paths(ctx, edges, node, neighbour, paths)
     return RegoSet(paths)
+
+
+def _paths(ctx: BuiltinContext, edges: dict[Key, Value], start: Value, first: Value, paths: list[Value]) -> None:
+    """The paths from `start` by way of `first`, depth first, without recursion."""
+    passed = {key(start)}
+    # What is being walked: the path with its last vertex, and the vertices still to be tried from there.
+    walked: list[tuple[list[Value], Iterator[Value]]] = [([start], iter([first]))]
+    while walked:
+        path, untried = walked[-1]
+        node = next(untried, UNDEFINED)
+        if node is UNDEFINED:
+            walked.pop()
+            continue
+        ctx.charge(1 + len(path) // 8)
+        if len(walked) > 1:
+            if key(node) in passed:
+                paths.append(path)
+                continue
+            passed.add(key(path[-1]))
+        neighbours = edges.get(key(node), UNDEFINED)
+        following = UNDEFINED if neighbours is UNDEFINED else _vertices(neighbours)
+        if following is UNDEFINED:
+            paths.append(path)
+        elif not following:
+            paths.append([*path, node])
+        else:
+            walked.append(([*path, node], iter(following)))
