@@ -8,7 +8,6 @@ import pytest
 
 from tests.rego.compliance import cases, run, table
 
-
 KNOWN = {"aggregates/count with invalid utf-8 chars (0xFFFD)"}
 """Strings of this engine hold text: bytes that are not UTF-8 are an error (so: a denial), where OPA carries them on."""
 
