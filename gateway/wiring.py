@@ -55,7 +55,7 @@ from gateway.edge.settings import EdgeSettings
 from gateway.edge.stdio import serve_stdio, stdio_streams, take_stdio
 from gateway.engine import Engine
 from gateway.joining import attend
-from gateway.model.call import Call, Client, Principal
+from gateway.model.call import Call, Client, HoldReason, Principal, Risk
 from gateway.model.errors import GatewayError, JournalUnavailable
 from gateway.model.events import (
     AuthenticationRefused,
@@ -72,7 +72,7 @@ from gateway.model.events import (
 from gateway.model.ids import new_id
 from gateway.model.recording import RecordingSettings
 from gateway.model.snapshot import Snapshot
-from gateway.model.verdict import Completed, Failed, Refused, Write
+from gateway.model.verdict import Completed, Failed, Outcome, Refused, Write
 from gateway.owner import ActingOperator, CommandRefused, Commands, serving_others
 from gateway.ports import PolicyEngine, SessionChannel, Stage
 from gateway.servers.pool import ToolServers
@@ -92,7 +92,13 @@ logger = logging.getLogger("gateway")
 DRAIN_SECONDS = 10.0
 """How long calls in flight may take to end when the gateway stops."""
 
-WRITES = {**holds.WRITES, **keys.WRITES, **stored_limits.WRITES, **dead_letters.WRITES, **notify.WRITES}
+WRITES = {
+    **holds.WRITES,
+    **keys.WRITES,
+    **stored_limits.WRITES,
+    **dead_letters.WRITES,
+    **notify.WRITES,
+}
 
 
 @asynccontextmanager
@@ -668,6 +674,12 @@ async def _record_events(events: EventFanout, journal: SqlJournal) -> None:
                     )
                 case _:
                     pass
+            if refused and (not stream.waiting or len(refused) >= 100):
+                counts = [
+                    {"reason": reason, "remote": remote, "count": count} for (reason, remote), count in refused.items()
+                ]
+                refused.clear()
+                await _recorded(journal, "auth.refused", {"refused": counts})
 
 
 async def _expire_holds(book: HoldBook) -> None:
@@ -685,12 +697,6 @@ def _stop_body(stop: Stop, state: str) -> dict[str, Any]:
     return {
         "kind": "stop",
         "subject": f"{stop.subject}:{stop.name}",
-            if refused and (not stream.waiting or len(refused) >= 100):
-                counts = [
-                    {"reason": reason, "remote": remote, "count": count} for (reason, remote), count in refused.items()
-                ]
-                refused.clear()
-                await _recorded(journal, "auth.refused", {"refused": counts})
         "state": state,
         "reason": stop.reason,
         "by": stop.by,
@@ -815,6 +821,11 @@ def commands(runtime: Runtime) -> Commands:
         return await call_as(runtime, params, acting)
 
     known.add("call", call, role=None)
+
+    async def resend(params: Mapping[str, Any], acting: ActingOperator | None) -> Any:
+        return await resend_as(runtime, params, acting)
+
+    known.add("resend", resend, role=None)
     return known
 
 
@@ -847,6 +858,47 @@ async def call_as(runtime: Runtime, params: Mapping[str, Any], acting: ActingOpe
     return await called(runtime, principal, "tools/call", params)
 
 
+async def resend_as(runtime: Runtime, params: Mapping[str, Any], acting: ActingOperator | None) -> Any:
+    """Make one recorded call again, through the whole chain in an agent's name, for `gateway replay resend`.
+
+    What changes something is made again only where `include_writes` says so, and is then held for a person unless `held` is
+    false. It is not waited for in-band: the hold's handle is the answer.
+
+    Raises:
+        CommandRefused: the agent is unknown, or no operator acts.
+    """
+    configuration = runtime.configuration()
+    name = params.get("agent")
+    if name not in configuration.agents:
+        raise CommandRefused(f"there is no agent {name!r}; there are {', '.join(configuration.agents)}")
+    if acting is None or acting.role != "operator":
+        raise CommandRefused("calling as an agent needs an operator's key (GATEWAY_OPERATOR_KEY)")
+    principal = configuration.agents[str(name)].principal
+    wanted = dict(params.get("params") or {})
+    view = await runtime.gateway.view(principal)
+    entry = view.tools.get(str(wanted.get("name"))) if params.get("method") == "tools/call" else None
+    writes = entry is not None and entry.risk is not Risk.READ
+    if writes and params.get("include_writes") is not True:
+        return {"skipped": f"it is a {entry.risk} call; --include-writes makes it again"}  # type: ignore[union-attr]
+    try:
+        call = runtime.gateway.call(
+            method=str(params.get("method")),
+            params=wanted,
+            principal=principal,
+            session_id=str(params.get("session_id") or new_id())[:128],
+            client=Client(name="gateway replay resend", version=__version__),
+            replay_of=str(params.get("replay_of") or "") or None,
+        )
+    except ValueError as error:
+        raise CommandRefused(str(error)) from error
+    if writes and params.get("held") is not False:
+        reason = HoldReason(
+            code="replay_resend", reason="a recorded call that changes something is made again", source="replay"
+        )
+        call = replace(call, hold_reasons=(reason,))
+    return _said(call, await runtime.engine.execute(call, _Terminal()))
+
+
 async def called(
     runtime: Runtime, principal: Principal, method: str, params: Mapping[str, Any], *, replay_of: str | None = None
 ) -> Mapping[str, Any]:
@@ -860,6 +912,11 @@ async def called(
         replay_of=replay_of,
     )
     outcome = await runtime.gateway.execute(call, _Terminal())
+    return _said(call, outcome)
+
+
+def _said(call: Call, outcome: Outcome) -> Mapping[str, Any]:
+    """What became of a call, for a command: `result`, `error`, or `refusal` and `message`."""
     if isinstance(outcome, Completed) and outcome.error is not None:
         return {"call_id": call.id, "error": orjson.loads(outcome.error)}
     if isinstance(outcome, Completed):

@@ -231,6 +231,62 @@ def _tree(session: SessionSummary, found: Iterator[CallSummary]) -> Iterator[str
         yield f"├─ {offset:+9.3f} s  {_ms(each.elapsed_us):>8} ms  {each.tool}  {_word(each)}{code}  {each.id}"
 
 
+@sessions.command()
+@json_option
+@click.argument("left", metavar="A")
+@click.argument("right", metavar="B")
+@click.option("--ignore", multiple=True, metavar="PATHGLOB", help="Do not compare this part (`**.datetime`).")
+@click.option("--all", "every", is_flag=True, help="Every difference, not only the first.")
+def diff(left: str, right: str, ignore: tuple[str, ...], every: bool, as_json: bool) -> None:
+    """Show where two runs of the same task part: the first call, arguments or result that differ.
+
+    A and B are sessions of the store or exported files. The exit code is 1 where they differ.
+    """
+    from gateway import playing
+    from gateway.adapters.recordings import recorded_calls
+    from gateway.cli.replay import recording_of
+    from gateway.decide.playback import plain, shown
+    from gateway.replay.comparing import partings
+
+    first, second = (
+        recorded_calls(playing.one_session(recording_of(source), named=source)) for source in (left, right)
+    )
+    found = list(partings(first, second, ignore))
+    if not every:
+        found = found[:1]
+    if as_json:
+        print_json(
+            [
+                {
+                    "number": each.number,
+                    "what": each.what,
+                    "left": each.left,
+                    "right": each.right,
+                    "differences": [
+                        {"path": part.path, "left": plain(part.left), "right": plain(part.right)}
+                        for part in each.differences
+                    ],
+                }
+                for each in found
+            ]
+        )
+    elif not found:
+        click.echo(f"the same: {len(first)} calls, their arguments and what came of them")
+    for each in found if not as_json else ():
+        said = each.left if each.left == each.right else f"{each.left} | {each.right}"
+        click.echo(
+            _safe(
+                f"call {each.number}: another {each.what}: {said}"
+                if each.what != "end"
+                else f"call {each.number}: {said}"
+            )
+        )
+        for part in each.differences:
+            click.echo(_safe(f"  {part.path or 'the whole'}: {shown(part.left)} | {shown(part.right)}"))
+    if found:
+        raise Negative("")
+
+
 # --- tail --------------------------------------------------------------------------------------------------------
 
 
