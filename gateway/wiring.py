@@ -23,7 +23,7 @@ import orjson
 
 from gateway import __version__, limits, telemetry
 from gateway.acts import Acts
-from gateway.adapters import dead_letters, holds, keys, notify, ownership
+from gateway.adapters import dead_letters, holds, keys, notify, ownership, retention
 from gateway.adapters import limits as stored_limits
 from gateway.adapters.checkpoints import Checkpoints, EvidenceSettings
 from gateway.adapters.holds import HoldBook
@@ -33,6 +33,7 @@ from gateway.adapters.limits import load_stops, load_use, stop_row
 from gateway.adapters.policy_embedded import embedded_policy
 from gateway.adapters.policy_files import load_policies
 from gateway.adapters.policy_opa import opa_policy
+from gateway.adapters.retention import Retention, RetentionSettings
 from gateway.adapters.sealing import open_seal
 from gateway.adapters.signing import Signer, open_signer
 from gateway.adapters.system import EventFanout, SystemClock
@@ -98,6 +99,7 @@ WRITES = {
     **stored_limits.WRITES,
     **dead_letters.WRITES,
     **notify.WRITES,
+    **retention.WRITES,
 }
 
 
@@ -281,6 +283,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             settings=lambda: evidence(current()),
             directory=configuration.directory,
         )
+        retaining = Retention(journal=journal, signer=signer, clock=clock, settings=lambda: kept_for(current()))
         await load_stops(journal, stops, now)
         await load_use(journal, ledger, limits.quotas(configuration), now)
         cached = _Cached(current)
@@ -395,6 +398,8 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         if watch:
             tasks.start_soon(snapshots.watch)
         tasks.start_soon(checkpoints.run)
+        if store is not None:
+            tasks.start_soon(retaining.run)
         try:
             yield runtime
         finally:
@@ -569,6 +574,12 @@ def evidence(configuration: Configuration) -> EvidenceSettings:
     """`[evidence]`."""
     table = configuration.document.evidence
     return EvidenceSettings(checkpoint_seconds=table.checkpoint_seconds, checkpoints_to=tuple(table.checkpoints_to))
+
+
+def kept_for(configuration: Configuration) -> RetentionSettings:
+    """`[recording]`: how long, and how much."""
+    table = configuration.document.recording
+    return RetentionSettings(retain_seconds=table.retain, max_bytes=table.max_bytes)
 
 
 def recording(configuration: Configuration) -> RecordingSettings:

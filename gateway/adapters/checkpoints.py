@@ -7,7 +7,8 @@ A checkpoint is a record of the chain itself. Its body is a DSSE envelope over
 where `previous` is the SHA-256 of the previous checkpoint's signed payload ("" for the first). Whoever holds the public key
 can check that the chain is what the gateway signed; whoever keeps a checkpoint elsewhere (`checkpoints_to`) finds a chain
 that was cut or replaced after it, even by the operator of the machine. A rotated key is named by a checkpoint that the old
-key signed (`next_key`), so that a verifier who pins the first key follows.
+key signed (`next_key`), so that a verifier who pins the first key follows. What went by right, by age or size or as one
+payload, a signed tombstone accounts for (`gateway.adapters.retention`).
 """
 
 import base64
@@ -27,6 +28,7 @@ import orjson
 
 from gateway.adapters.signing import (
     CHECKPOINT_TYPE,
+    TOMBSTONE_TYPE,
     PublicKey,
     SignatureInvalid,
     Signer,
@@ -201,40 +203,121 @@ class Signatures:
         self._keys = list(keys)
         self._hashes: OrderedDict[int, str] = OrderedDict()
         self._previous: str | None = None
+        self._first_previous: str | None = None
+        """Of the first checkpoint of the chain: the one before it."""
         self.checked = 0
         self.signed_up_to = 0
         """The newest record that a valid checkpoint of the chain names."""
+        self.erased: set[tuple[int, str]] = set()
+        """Payloads for which a valid tombstone accounts, by record and role."""
         self.fault: tuple[int, str] | None = None
+        self._first, self._before = 1, ""
+        self._tombstone: Mapping[str, Any] | None = None
+        """The statement about the beginning that goes furthest."""
+        self._announced: Mapping[str, Any] | None = None
+        """An envelope that was given before the chain, whose key may only be known at its end."""
+        self._cut_at = 0
+        self._cut_hash: str | None = None
         self._held: dict[int, str] = {}
         for envelope in held:
             said = self._said(envelope, 0)
             if said is not None:
                 self._held[int(said["seq"])] = str(said["sha256"])
 
+    def announced(self, envelope: Mapping[str, Any]) -> bool:
+        """The tombstone of the chain's beginning, before the chain itself. False where it is none."""
+        try:
+            said = orjson.loads(base64.b64decode(envelope["payload"], validate=True))
+            self._cut_at = int(said["last"])
+            for rotation in said["rotations"]:
+                named = self._said(rotation, 0)
+                if named is None:
+                    return False
+                self._follow(named)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return self._fail(0, "what stands for the beginning of the chain is no tombstone")
+        self._announced = envelope
+        return True
+
+    def begins(self, first: int, prev: str) -> None:
+        """Which record comes first, and which it names as the one before."""
+        self._first, self._before = first, prev
+        if first > 1:
+            if first - 1 == self._cut_at:
+                self._cut_hash = prev
+            if (kept := self._held.pop(first - 1, None)) is not None and kept != prev:
+                self._fail(first, "it does not follow the record that a checkpoint kept elsewhere names")
+
     def saw(self, seq: int, sha256: str, type: bytes, data: bytes) -> bool:
         """One record, in order. False where something signed says otherwise."""
-        if (kept := self._held.pop(seq, None)) is not None and kept != sha256:
+        if self.fault is not None:
+            return False
+        if self._held and (kept := self._held.pop(seq, None)) is not None and kept != sha256:
             return self._fail(seq, "it is not the record that a checkpoint kept elsewhere names")
         self._hashes[seq] = sha256
         if len(self._hashes) > REMEMBERED:
             self._hashes.popitem(last=False)
-        return type != b"checkpoint" or self._checkpoint(seq, data)
+        if seq == self._cut_at:
+            self._cut_hash = sha256
+        if type == b"checkpoint":
+            return self._checkpoint(seq, data)
+        return type != b"tombstone" or self._buried(seq, data)
 
     def end(self, first: int, last: int) -> bool:
-        """The chain is over. False where its beginning is missing, or a record that a kept checkpoint names."""
+        """The chain is over. False where its beginning is missing and no tombstone accounts for it, or where a record is
+        missing that a kept checkpoint names."""
         if self.fault is not None:
             return False
-        if first > 1:
-            return self._fail(
-                first,
-                f"the chain begins with record {first}, and nothing signed says that those before it were dropped",
-            )
+        if self._announced is not None and not self._accounts(self._announced, 0):
+            return False
+        if first > 1 and not self._begins_by_right(first):
+            return False
         missing = sorted(seq for seq in self._held if seq > last)
         if missing:
             return self._fail(
                 last + 1, f"the chain ends here, and a checkpoint kept elsewhere names record {missing[-1]}: it was cut"
             )
         return True
+
+    def _begins_by_right(self, first: int) -> bool:
+        """Whether a valid tombstone accounts for what is missing before `first`."""
+        said = self._tombstone
+        if said is None or said["last"] < first - 1:
+            return self._fail(
+                first,
+                f"the chain begins with record {first}, and nothing signed says that those before it were dropped",
+            )
+        if self._cut_at != said["last"] or self._cut_hash != said["sha256"]:
+            return self._fail(first, f"the tombstone names another record {said['last']} than this chain had")
+        if said["last"] == first - 1 and self._first_previous not in (None, said["previous"]):
+            return self._fail(first, "the first checkpoint does not follow the last one that the tombstone names")
+        return True
+
+    def _buried(self, seq: int, data: bytes) -> bool:
+        """A tombstone in the chain."""
+        try:
+            envelope = orjson.loads(data)["body"]["envelope"]
+        except (ValueError, KeyError, TypeError):
+            return self._fail(seq, "it is a tombstone without an envelope")
+        return self._accounts(envelope, seq)
+
+    def _accounts(self, envelope: Mapping[str, Any], seq: int) -> bool:
+        where = "its tombstone" if seq else "the tombstone of the beginning"
+        try:
+            said = orjson.loads(verify(envelope, self._keys, TOMBSTONE_TYPE))
+            if said["kind"] == "payload":
+                self.erased.add((int(said["seq"]), str(said["role"])))
+            elif self._tombstone is None or said["last"] >= self._tombstone["last"]:
+                self._tombstone = said
+                if self._cut_at != said["last"]:
+                    self._cut_at, self._cut_hash = said["last"], self._hash(said["last"])
+        except (SignatureInvalid, ValueError, KeyError, TypeError) as error:
+            return self._fail(seq, f"{where} is not signed by the given key: {error}")
+        return True
+
+    def _hash(self, seq: int) -> str | None:
+        """Of a record of the chain, or of the one before its first."""
+        return self._before if seq == self._first - 1 else self._hashes.get(seq)
 
     def _checkpoint(self, seq: int, data: bytes) -> bool:
         try:
@@ -244,17 +327,24 @@ class Signatures:
         said = self._said(envelope, seq)
         if said is None:
             return False
-        named, found = int(said["seq"]), self._hashes.get(int(said["seq"]))
-        if found != said["sha256"]:
+        named = int(said["seq"])
+        # what it names may have been dropped; then the beginning needs a tombstone, which `end` asks for
+        if named >= self._first - 1 and self._hash(named) != said["sha256"]:
             return self._fail(seq, f"its checkpoint names another record {named} than the chain has")
-        if self._previous is not None and said["previous"] != self._previous:
+        if self._previous is None:
+            self._first_previous = said["previous"]
+        elif said["previous"] != self._previous:
             return self._fail(seq, "its checkpoint does not follow the checkpoint before: one was removed or replaced")
         self._previous = payload_digest(envelope)
         self.checked += 1
         self.signed_up_to = named
+        self._follow(said)
+        return True
+
+    def _follow(self, said: Mapping[str, Any]) -> None:
+        """Trust the key that a checkpoint names as the next."""
         if "next_key" in said:
             self._keys.append(load_public(str(said["next_key"]).encode()))
-        return True
 
     def _said(self, envelope: Mapping[str, Any], seq: int) -> Mapping[str, Any] | None:
         try:

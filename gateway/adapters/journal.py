@@ -45,7 +45,7 @@ import gateway
 from gateway.adapters import records
 from gateway.adapters.migrations import STEPS
 from gateway.adapters.records import EncodedCall, EncodedCommand, Payload
-from gateway.adapters.sqlite import Connection, connect, migrate
+from gateway.adapters.sqlite import Connection, connect, migrate, transaction
 from gateway.adapters.writes import Chained, Statement, WriteKind
 from gateway.model.call import Call, Risk
 from gateway.model.errors import JournalUnavailable, WriteConflict
@@ -286,6 +286,19 @@ class SqlJournal:
         except (sqlite3.Error, ValueError) as error:
             raise JournalUnavailable(f"the store cannot be read: {error}") from error
 
+    async def between(self, function: Callable[..., T], *args: Any) -> T:
+        """The result of `function(connection, ...)`, run in the writer's thread between two commits.
+
+        It opens and ends its own transaction, must be short, and leaves the chain's head alone.
+
+        Raises:
+            JournalUnavailable: the store cannot be written.
+        """
+        try:
+            return await self._connection.run(function, self._connection.raw, *args)
+        except (sqlite3.Error, ValueError) as error:
+            raise JournalUnavailable(f"the store cannot be written: {error}") from error
+
     @property
     def status(self) -> JournalStatus:
         """How it is doing, now."""
@@ -436,14 +449,8 @@ class SqlJournal:
         if full is not self._full:
             raw.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
             self._full = full
-        raw.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(raw):
             seq, prev = self._fill(raw, batch)
-            raw.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                raw.execute("ROLLBACK")
-            raise
         self._seq, self._prev = seq, prev
 
     def _fill(self, raw: sqlite3.Connection, batch: Sequence[_Entry]) -> tuple[int, str]:

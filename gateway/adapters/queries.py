@@ -481,7 +481,7 @@ class ChainVerifier:
         return False
 
 
-_KEYS = {role: b'"%s":{"sha256":"' % role.encode() for role in records.ROLES}
+_KEYS: dict[str, bytes] = {role: b'"%s":{"sha256":"' % role.encode() for role in records.ROLES}
 """How a record begins to say what its payload of a role is."""
 
 _PLACES = tuple((3 + place * 3, role) for place, role in enumerate(records.ROLES))

@@ -30,6 +30,7 @@ from gateway.model.errors import GatewayError
 
 APPROVAL_TYPE = "application/vnd.mcp-gateway.approval.v1+json"
 CHECKPOINT_TYPE = "application/vnd.mcp-gateway.checkpoint.v1+json"
+TOMBSTONE_TYPE = "application/vnd.mcp-gateway.tombstone.v1+json"
 
 
 class SignatureInvalid(GatewayError):

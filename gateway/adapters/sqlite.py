@@ -77,11 +77,27 @@ def _prepare(raw: sqlite3.Connection, query_only: bool) -> None:
         raw.execute("PRAGMA query_only=1")
         raw.execute("PRAGMA wal_autocheckpoint=0")
     else:
+        # of a new store alone, which can then give pages back to the file system when old records go
+        raw.execute("PRAGMA auto_vacuum=INCREMENTAL")
         raw.execute("PRAGMA journal_mode=WAL")
+        raw.execute("PRAGMA secure_delete=ON")  # what was erased is not left in free pages
         raw.execute("PRAGMA foreign_keys=ON")
         raw.execute("PRAGMA cache_size=-16384")
         raw.execute("PRAGMA wal_autocheckpoint=4000")
         raw.execute("PRAGMA journal_size_limit=67108864")
+
+
+@contextlib.contextmanager
+def transaction(raw: sqlite3.Connection) -> Iterator[None]:
+    """What is executed within is committed as one, or not at all."""
+    raw.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        raw.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            raw.execute("ROLLBACK")
+        raise
 
 
 def create_private(path: Path) -> None:

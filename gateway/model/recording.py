@@ -35,6 +35,7 @@ class RecordType(StrEnum):
     PROCESS_STARTED = "process.started"
     PROCESS_STOPPED = "process.stopped"
     CHECKPOINT = "checkpoint"
+    TOMBSTONE = "tombstone"
     HOLD_OPENED = "hold.opened"
     HOLD_DECIDED = "hold.decided"
     HOLD_CLAIMED = "hold.claimed"

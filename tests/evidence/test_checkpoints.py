@@ -15,6 +15,7 @@ from gateway.adapters.journal import SqlJournal, open_journal
 from gateway.adapters.signing import CHECKPOINT_TYPE, PublicKey, Signer, load_public, statement, verify
 from gateway.adapters.sqlite import read_only
 from tests.journal.building import TestClock
+from tests.journal.test_records import validator
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +94,16 @@ async def test_a_chain_is_proven_up_to_the_newest_checkpoint_of_the_pinned_key(s
     assert signatures.checked == 3
     assert 0 < signatures.signed_up_to < found.last_seq
     assert len(read_envelopes(store.kept)) == 3
+
+
+@pytest.mark.rule("evidence.checkpoints")
+async def test_checkpoints_are_records_that_meet_their_schema(store: Store) -> None:
+    with read_only(store.path) as raw:
+        lines = [orjson.loads(line) for line in queries.export_lines(raw)]
+    found = [line for line in lines if line.get("type") == "checkpoint"]
+    assert len(found) == 3
+    for line in found:
+        assert not list(validator("record").iter_errors(line))
 
 
 @pytest.mark.rule("evidence.origin")
