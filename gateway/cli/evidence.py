@@ -23,6 +23,9 @@ FOLLOW_SECONDS = 0.25
 SHOWN_CHARACTERS = 2000
 """Of a payload in `calls show`; `--json` has all of it."""
 
+OTHER = {"call": "another call", "arguments": "other arguments", "result": "another result"}
+"""What differs between two sessions, in words."""
+
 OUTCOMES = ("completed", "error", "refused", "held", "failed")
 
 
@@ -276,7 +279,7 @@ def diff(left: str, right: str, ignore: tuple[str, ...], every: bool, as_json: b
         said = each.left if each.left == each.right else f"{each.left} | {each.right}"
         click.echo(
             _safe(
-                f"call {each.number}: another {each.what}: {said}"
+                f"call {each.number}: {OTHER[each.what]}: {said}"
                 if each.what != "end"
                 else f"call {each.number}: {said}"
             )
