@@ -28,7 +28,7 @@ from gateway.engine import Engine
 from gateway.model.call import LOCAL, Call, Principal
 from gateway.model.errors import GatewayError, PolicyUnavailable
 from gateway.model.events import CatalogueChanged
-from gateway.model.snapshot import Snapshot, View
+from gateway.model.snapshot import EMPTY_CATALOGUE, Snapshot, View
 from gateway.model.verdict import Outcome
 from gateway.ports import Begin, Caller, End
 from gateway.stages.playback import Playback
@@ -139,6 +139,11 @@ class _NoPolicy:
 
     async def visible(self, questions: Sequence[Mapping[str, Any]]) -> Sequence[bool | None]:
         raise PolicyUnavailable("a recording has no policy")
+
+
+def nothing() -> Snapshot:
+    """A snapshot of nothing: for calls that are only counted."""
+    return Snapshot(number=0, configuration_sha256="", catalogue=EMPTY_CATALOGUE, policy=_NoPolicy())
 
 
 class _NoJournal:

@@ -360,7 +360,7 @@ def requests_of(lines: Iterable[bytes], filter: CallFilter) -> Iterator[tuple[by
                             f"line {number}: version {entry['version']} is newer than this gateway knows"
                         )
                     found = CallRecord(seq=entry["seq"], at=entry["at"], body=entry["body"])
-                    if _meets(found.command, filter):
+                    if chosen(found.command, filter):
                         record, line_of = found, line
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordingError(f"line {number}: it is no line of a recording ({type(error).__name__})") from None
@@ -368,7 +368,7 @@ def requests_of(lines: Iterable[bytes], filter: CallFilter) -> Iterator[tuple[by
         yield line_of, record.payloads.get("request")
 
 
-def _meets(command: Mapping[str, Any], filter: CallFilter) -> bool:
+def chosen(command: Mapping[str, Any], filter: CallFilter) -> bool:
     """Whether a call is one of those chosen by agent, tool, session and time."""
     tool = f"{command['server']}/{command['name']}" if command["server"] else command["target"]
     at = command["received_at"]

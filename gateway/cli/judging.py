@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from gateway.model.recording import CallFilter
 
 if TYPE_CHECKING:
     from gateway.adapters.policy_files import PolicyFiles
+    from gateway.adapters.recordings import CallRecord
     from gateway.replay.judging import Item, Tally
 
 
@@ -65,6 +66,16 @@ class Source:
         with self._file.open("rb") as lines:
             return snapshots_of(lines, "policy")
 
+    def records(self) -> "Sequence[CallRecord]":
+        """The chosen calls with all that was kept of them."""
+        from gateway.adapters import queries
+        from gateway.adapters.recordings import chosen, read_recording
+
+        if self._file is None:
+            return read_recording(queries.export_lines(self._raw, self._filter)).calls
+        with self._file.open("rb") as lines:
+            return [call for call in read_recording(lines).calls if chosen(call.command, self._filter)]
+
     def items(self) -> "Iterator[Item]":
         """Each call's record and request."""
         from gateway.replay.judging import Item
@@ -92,10 +103,9 @@ def run(
     """
     from gateway.replay import reporting
 
-    if limits is not None:
-        _limited(source, limits, page, as_json)
-        return
-    candidate, tally = _judged(source, policies, jobs)
+    if limits is not None and policies is not None:
+        raise click.UsageError("--policies and --limits are judged one at a time")
+    candidate, tally = _judged(source, policies, jobs) if limits is None else _limited(source, limits)
     if not tally.calls:
         raise Negative("there are no recorded calls to judge")
     if page is not None:
@@ -149,6 +159,23 @@ def _files(path: str) -> "PolicyFiles":
     return read_policies(Path(path), shown=(path,))
 
 
-def _limited(source: Source, limits: Path, page: Path | None, as_json: bool) -> None:
-    """Judge the limits of another configuration."""
-    raise click.UsageError("--limits is not there yet")
+def _limited(source: Source, limits: Path) -> "tuple[str, Tally]":
+    """Judge the quotas and interrupts of another configuration."""
+    import anyio
+
+    from gateway import limits as configured
+    from gateway.config import load
+    from gateway.playing import nothing
+    from gateway.replay.limiting import limited
+
+    configuration = load(limits, to_look=True)
+
+    def cost(server: str, tool: str) -> float | None:
+        settings = configuration.servers.get(server)
+        return None if settings is None else settings.tool(tool).cost
+
+    calls = source.records()
+    tally = anyio.run(
+        limited, calls, configured.quotas(configuration), configured.interrupts(configuration), nothing(), cost
+    )
+    return f"the limits of {limits}", tally

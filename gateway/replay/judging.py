@@ -103,6 +103,8 @@ class Tally:
     """What was decided, and what would be."""
     changed: list[Changed] = field(default_factory=list)
     undecidable: list[Unjudged] = field(default_factory=list)
+    limits: bool = False
+    """Quotas and interrupts were judged, not a policy."""
 
     def add(self, other: "Tally") -> None:
         """Count what another part found."""

@@ -67,9 +67,10 @@ def _unjudged(each: Unjudged) -> dict[str, Any]:
 
 def as_text(tally: Tally, candidate: str) -> Iterator[str]:
     """The report for a terminal: first whether the recording can be trusted to be judged again, then what changes."""
-    yield from reproduction(tally)
+    if not tally.limits:
+        yield from reproduction(tally)
     judged = sum(tally.pairs.values())
-    yield f"{candidate}: {tally.calls} calls, {judged} judged, {tally.unasked} ended before the policy was asked"
+    yield f"{candidate}: {tally.calls} calls, {judged} judged, {tally.unasked} {_unasked(tally)}"
     if not tally.changed and judged:
         yield "nothing is decided otherwise"
     table = tally.table
@@ -169,10 +170,9 @@ def as_html(tally: Tally, candidate: str, source: str, made_at: float) -> str:
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
         f"<title>Backtest of {_e(candidate)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>Backtest of {_e(candidate)}</h1>",
-        f"<p>{_e(source)}, {moment}. {tally.calls} calls, {sum(tally.pairs.values())} judged, {tally.unasked} ended before",
-        f" the policy was asked.</p>{verdict}",
-        "<h2>Can this recording be judged again?</h2>",
-        "".join(f"<p>{_e(line)}</p>" for line in reproduction(tally)),
+        f"<p>{_e(source)}, {moment}. {tally.calls} calls, {sum(tally.pairs.values())} judged, {tally.unasked} ",
+        f"{_unasked(tally)}.</p>{verdict}",
+        *_reproduction_html(tally),
         "<h2>What was decided, and what would be</h2>",
         _chart(tally.pairs),
     ]
@@ -186,6 +186,18 @@ def as_html(tally: Tally, candidate: str, source: str, made_at: float) -> str:
         parts.append(f"<h2>Undecidable</h2><table>{head}{undecidable}</table>")
     parts.append("</body></html>\n")
     return "".join(parts)
+
+
+def _unasked(tally: Tally) -> str:
+    """Why calls were not judged."""
+    return "were unknown to the limits" if tally.limits else "ended before the policy was asked"
+
+
+def _reproduction_html(tally: Tally) -> Iterator[str]:
+    if not tally.limits:
+        yield "<h2>Can this recording be judged again?</h2>"
+        for line in reproduction(tally):
+            yield f"<p>{_e(line)}</p>"
 
 
 def _chart(pairs: Mapping[tuple[Word, Word], int]) -> str:
