@@ -52,7 +52,9 @@ class Access:
     """Sessions of one process."""
 
     def __init__(self) -> None:
-        self._cookies = URLSafeSerializer(secrets.token_bytes(32), salt="console session")
+        self.secret = secrets.token_bytes(32)
+        """Signs what the console's cookies say; another one in every process."""
+        self._cookies = URLSafeSerializer(self.secret, salt="console session")
         self._link: tuple[str, float] | None = None
         self._left: dict[str, float] = {}
         """Sessions that were logged out, until when their cookies would have been good."""
@@ -74,7 +76,7 @@ class Access:
         """A new session of nobody."""
         return Session(id=secrets.token_hex(16), token=secrets.token_urlsafe(32))
 
-    def opened(self, operator: Operator, configuration: Configuration) -> Session:
+    def opened(self, operator: Operator) -> Session:
         """A new session of an operator: new id, new token."""
         return Session(id=secrets.token_hex(16), token=secrets.token_urlsafe(32), operator=operator)
 

@@ -582,13 +582,13 @@ def _query(asked: type[Asked], request: Request) -> dict[str, Any]:
         if name in given:
             raise Fault(400, "invalid", f"{name} is there twice")
         given[name] = value
-    return _valid(asked, given)
+    return read_asked(asked, given)
 
 
 async def _body(asked: type[Asked], request: Request, limit: int) -> dict[str, Any]:
     body = await body_of(request, limit)
     if not body.strip():
-        return _valid(asked, {})
+        return read_asked(asked, {})
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Fault(415, "unsupported_media_type", "the body has to be application/json")
@@ -598,10 +598,15 @@ async def _body(asked: type[Asked], request: Request, limit: int) -> dict[str, A
         raise Fault(400, "invalid", malformed.message) from None
     if not isinstance(value, dict):
         raise Fault(400, "invalid", "the body has to be a JSON object")
-    return _valid(asked, value)
+    return read_asked(asked, value)
 
 
-def _valid(asked: type[Asked], given: Mapping[str, Any]) -> dict[str, Any]:
+def read_asked(asked: type[Asked], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked, with defaults and without what is absent.
+
+    Raises:
+        Fault: it cannot be read; the text names the field.
+    """
     try:
         read = asked.model_validate(given)
     except ValidationError as error:
