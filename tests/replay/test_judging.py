@@ -9,6 +9,7 @@ import pytest
 
 from gateway.replay.reading import matters, reads
 from tests.gateway_process import PROGRAM
+from tests.policy.opa_server import opa_server
 from tests.running import execute, running, server_table
 from tests.scripted_server import Scripted, tool
 
@@ -199,3 +200,15 @@ def test_several_processes_find_what_one_does(tmp_path: Path) -> None:
     one, two = (backtest(many, files, "gateway/decision", kept, jobs=jobs) for jobs in (1, 2))
     assert one.reproduced == two.reproduced == one.calls == len(many)
     assert one.table == two.table
+
+
+@pytest.mark.rule("replay.backtest-opa")
+def test_an_opa_server_is_a_candidate_and_decides_as_the_embedded_engine_does() -> None:
+    candidate_files = ROOT / "docs" / "examples" / "candidate"
+    with opa_server(*(str(file) for file in sorted(candidate_files.glob("*.rego")))) as url:
+        arguments = ("policy", "backtest", "--recording", str(EXAMPLE), "--json", "--policies")
+        remote = json.loads(run(*arguments, f"opa+{url}", code=1))
+    here = json.loads(run(*arguments, str(candidate_files), code=1))
+    assert remote["reproduced"] == here["reproduced"] == 12
+    assert remote["changes"] == here["changes"]
+    assert remote["newly_allowed"] == 2

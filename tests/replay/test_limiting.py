@@ -10,7 +10,7 @@ from tests.replay.test_judging import run
 from tests.running import execute, running, server_table
 from tests.scripted_server import Scripted, tool
 
-pytestmark = [pytest.mark.anyio, pytest.mark.rule("replay.limits")]
+pytestmark = pytest.mark.anyio
 
 QUOTA = '\n[[quotas]]\nmatch = { tool = "s/look" }\nper = "agent"\nlimit = %d\nwindow = "1h"\n'
 LOOP = '\n[[interrupts]]\nname = "loop"\nwhen = { identical_calls = %d, within = "60s" }\nthen = "%s"\n'
@@ -37,12 +37,14 @@ def judged(config: Path, limits: str, *, code: int) -> dict[tuple[str, str, str]
     return {(each["was"], each["now"], each["code"]): each["calls"] for each in said["changes"]}
 
 
+@pytest.mark.rule("replay.limits")
 async def test_a_quota_that_was_not_there_would_have_stopped_what_went_beyond_it(tmp_path: Path) -> None:
     config = await recorded(tmp_path, "")
     assert judged(config, QUOTA % 4, code=0) == {("allow", "deny", "#1 tool s/look"): 3}
     assert judged(config, QUOTA % 7, code=0) == {}
 
 
+@pytest.mark.rule("replay.limits")
 async def test_an_interrupt_stops_the_loop_and_what_comes_behind_it(tmp_path: Path) -> None:
     config = await recorded(tmp_path, "")
     assert judged(config, LOOP % (5, "deny"), code=0) == {("allow", "deny", "loop"): 2}
@@ -53,6 +55,7 @@ async def test_an_interrupt_stops_the_loop_and_what_comes_behind_it(tmp_path: Pa
     assert judged(config, LOOP % (5, "hold"), code=0) == {("allow", "hold", "loop"): 2}
 
 
+@pytest.mark.rule("replay.limits")
 async def test_a_limit_that_is_lifted_makes_newly_allowed_calls(tmp_path: Path) -> None:
     config = await recorded(tmp_path, QUOTA % 4)
     assert judged(config, QUOTA % 4, code=0) == {}
