@@ -71,7 +71,7 @@ def test_everything_that_is_imported_is_a_declared_dependency() -> None:
     declared = {re.split(r"[<>=!~;\[ ]", line)[0].lower() for line in project["dependencies"]}
     provides = {
         "google_re2": "google-re2", "re2": "google-re2", "yaml": "pyyaml", "opentelemetry": "opentelemetry-api",
-        "prometheus_client": "prometheus-client", "jsonschema_rs": "jsonschema-rs", "opa_client": "opa-python-client",
+        "markupsafe": "jinja2", "prometheus_client": "prometheus-client", "jsonschema_rs": "jsonschema-rs", "opa_client": "opa-python-client",
     }  # fmt: skip
     # the exporter is an extra; `gateway.testing` is a plugin of the pytest that loads it
     optional = {"opentelemetry.sdk", "opentelemetry.exporter", "pytest"}
