@@ -385,7 +385,7 @@ class Acts:
         wanted, before, limit = params.get("state"), params.get("before"), params.get("limit")
         found = (
             hold
-            for hold in self._book.all()
+            for hold in sorted(self._book.all(), key=lambda hold: hold.id, reverse=True)
             if wanted in (None, "all", str(hold.state)) and (before is None or hold.id < before)
         )
         return [_summary(hold) for hold in islice(found, None if limit is None else int(limit))]

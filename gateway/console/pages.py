@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
-import orjson
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -568,12 +567,14 @@ def _next(path: str) -> str:
 
 def _restored(given: Any, shown: Any, original: Any) -> Any:
     """What was left as it was shown, as it was before it was erased."""
+    if type(given) is type(shown) and records.dump(given) == records.dump(shown):
+        return original
     if isinstance(given, dict) and isinstance(shown, dict) and isinstance(original, dict):
         return {
             key: _restored(value, shown[key], original[key]) if key in shown and key in original else value
             for key, value in given.items()
         }
-    if isinstance(given, list) and isinstance(shown, list) and isinstance(original, list) and len(given) == len(shown):
+    lists = isinstance(given, list) and isinstance(shown, list) and isinstance(original, list)
+    if lists and len(given) == len(shown) == len(original):
         return [_restored(*each) for each in zip(given, shown, original, strict=True)]
-    same = type(given) is type(shown) and orjson.dumps(given, default=str) == orjson.dumps(shown, default=str)
-    return original if same else given
+    return given

@@ -13,7 +13,8 @@ from gateway.config.secrets import REGISTRY
 SAFE_HEADERS: Final[Mapping[str, str]] = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # not `no-referrer`: browsers would send the forms of our own pages with `Origin: null`
+    "referrer-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
 """Of every answer: what operators see is nobody else's, and lies in no cache."""

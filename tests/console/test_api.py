@@ -337,7 +337,7 @@ async def test_what_operators_see_lies_in_no_cache(tmp_path: Path) -> None:
             answer = await served.ask("GET", path, who="vic")
             assert answer.headers["cache-control"] == "no-store"
             assert answer.headers["x-content-type-options"] == "nosniff"
-            assert answer.headers["referrer-policy"] == "no-referrer"
+            assert answer.headers["referrer-policy"] == "same-origin"
 
 
 # --- events --------------------------------------------------------------------------------------------------------
