@@ -15,7 +15,7 @@ import pytest
 
 from gateway.model.verdict import Held
 from tests.console.serving import CLAUDE, KEYS, Served, scripted, serving, table
-from tests.running import execute, text_of, until
+from tests.running import execute, text_of
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -313,8 +313,8 @@ async def test_the_one_time_link_opens_the_console_with_one_click(tmp_path: Path
 
     async with browsing() as page, serving(tmp_path, server_table(scripted(tmp_path))) as served:
         await page.goto(served.base + served.site.one_time_link())
+        await page.wait_for_function("document.activeElement.matches('button')")
         await page.keyboard.press("Enter")
         await page.wait_for_url("**/console/")
         await live(page)
         assert "console (operator)" in await page.inner_text("header")
-        await until(lambda: True)

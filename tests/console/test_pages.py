@@ -1,7 +1,11 @@
 """The console as a person meets it, without a browser: who gets in, what is shown, what a form does."""
 
 import json
+import os
+import pty
 import re
+import select
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from gateway.adapters import queries
 from gateway.config import loads
 from gateway.console import access
 from gateway.console.access import CONSOLE, COOKIE, Access
+from gateway.console.api import OPERATIONS
 from gateway.console.pages import _next, _restored
 from gateway.console.rendering import visible
 from gateway.decide.hold import Operator
@@ -23,6 +28,7 @@ from gateway.model.recording import CallFilter
 from gateway.model.verdict import Held
 from tests.console.browsing import Person
 from tests.console.serving import AGENT_KEY, CLAUDE, KEYS, Served, scripted, serving, table
+from tests.gateway_process import PROGRAM, configure, end, free_port
 from tests.running import execute, server_table, text_of
 
 pytestmark = pytest.mark.anyio
@@ -485,3 +491,60 @@ async def test_many_holds_and_calls_are_shown_a_page_at_a_time(tmp_path: Path) -
 @pytest.mark.rule("console.login")
 def test_the_keys_of_operators_here_are_all_different() -> None:
     assert len(set(KEYS.values())) == len(KEYS)
+
+
+def served_on(stdout: int, directory: Path) -> subprocess.Popen[bytes]:
+    path = configure(directory, server_table(scripted(directory)))
+    port = str(free_port())
+    with (directory / "gateway.log").open("wb") as log:
+        return subprocess.Popen(
+            [*PROGRAM, "serve", "--config", str(path), "--port", port],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=log,
+        )
+
+
+def read_until(descriptor: int, wanted: bytes, seconds: float = 20.0) -> bytes:
+    """What comes out of a descriptor until it holds `wanted`; all of it, where it never does."""
+    found, ends = b"", time.monotonic() + seconds
+    while wanted not in found and time.monotonic() < ends:
+        if select.select([descriptor], [], [], 0.2)[0]:
+            found += os.read(descriptor, 65536)
+    return found
+
+
+@pytest.mark.rule("console.one-time-link")
+def test_the_link_is_shown_on_a_terminal_and_never_in_a_log_or_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    mine, its = pty.openpty()
+    process = served_on(its, tmp_path / "one")
+    try:
+        assert re.search(rb"http://127\.0\.0\.1:\d+/console/open\?token=[\w-]{40,}\r", read_until(mine, b"\r\n\r\n"))
+    finally:
+        end(process)
+        os.close(mine)
+        os.close(its)
+    assert "console/open" not in (tmp_path / "one" / "gateway.log").read_text()
+    out, into = os.pipe()
+    process = served_on(into, tmp_path / "two")
+    os.close(into)
+    log = tmp_path / "two" / "gateway.log"
+    try:
+        ends = time.monotonic() + 20
+        while "listening on" not in log.read_text():
+            assert time.monotonic() < ends, log.read_text()
+            time.sleep(0.05)
+    finally:
+        end(process)
+    assert b"token" not in read_until(out, b"token", 0.5)
+    assert "console/open" not in log.read_text()
+    os.close(out)
+
+
+@pytest.mark.rule("api.document")
+def test_the_page_on_the_api_names_every_operation_with_its_role() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operator-api.md").read_text()
+    for operation in OPERATIONS:
+        assert f"| `{operation.method} /api/v1{operation.path}` | {operation.role} | {operation.summary} |" in page
