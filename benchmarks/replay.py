@@ -8,7 +8,6 @@ import argparse
 import os
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -23,6 +22,7 @@ from gateway.decide.policy import Denied, interpret, question
 from gateway.model.call import Principal, Risk
 from gateway.model.ids import new_id
 from gateway.model.recording import CallFilter, RecordingSettings
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Refused, Step
 from gateway.ports import End
 from gateway.replay.backtest import backtest

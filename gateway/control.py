@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
@@ -17,6 +17,7 @@ from gateway.model.call import LOCAL, Call, Client, Method, Principal, TargetTyp
 from gateway.model.events import SessionEnded
 from gateway.model.ids import new_id
 from gateway.model.snapshot import Snapshot, View
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Held, Outcome
 from gateway.ports import Caller, Clock, Directory, Events, SessionChannel
 

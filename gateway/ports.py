@@ -11,6 +11,8 @@ from gateway.decide.hold import Binding, Hold, Operator
 from gateway.model.call import Call, Principal
 from gateway.model.events import Event
 from gateway.model.snapshot import Snapshot, View
+from gateway.model.value import Value
+from gateway.model.value import field as value_field
 from gateway.model.verdict import Facts, Outcome, Step, Verdict, Write
 
 # --- the chain ---------------------------------------------------------------------------------------------------
@@ -35,13 +37,12 @@ class Stage(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(Value, frozen=True, kw_only=True):
     """What settling adds."""
 
     outcome: Outcome | None = None
     """Replaces the outcome for the stages before this one, for the record and for the agent."""
-    facts: Facts = field(default_factory=dict)
+    facts: Facts = value_field(default_factory=dict)
     writes: tuple[Write, ...] = ()
     """Committed in the transaction of the outcome."""
 
@@ -159,8 +160,7 @@ class Directory(Protocol):
 # --- what is written ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Begin:
+class Begin(Value, frozen=True, kw_only=True):
     """What is made durable before a call is forwarded."""
 
     call: Call
@@ -169,8 +169,7 @@ class Begin:
     writes: tuple[Write, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class End(Value, frozen=True, kw_only=True):
     """What became of a call: written for every call, forwarded or not."""
 
     call: Call

@@ -13,7 +13,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -73,6 +73,7 @@ from gateway.model.events import (
 from gateway.model.ids import new_id
 from gateway.model.recording import RecordingSettings
 from gateway.model.snapshot import Snapshot
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Failed, Outcome, Refused, Write
 from gateway.owner import ActingOperator, CommandRefused, Commands, serving_others
 from gateway.ports import PolicyEngine, SessionChannel, Stage

@@ -6,7 +6,7 @@ letter with its attempts. So a dead letter is as durable as the outcome that it 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
@@ -15,6 +15,7 @@ from gateway.adapters.sealing import Seal
 from gateway.adapters.writes import Chained, Statement, WriteKind
 from gateway.model.call import Call
 from gateway.model.errors import GatewayError
+from gateway.model.value import replace
 from gateway.model.verdict import Failed, Outcome, Write
 from gateway.ports import Attempt, Begin, End, Journal
 

@@ -6,7 +6,7 @@ What a record says of its payloads is checked against them: a recording that was
 import hashlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,6 +17,7 @@ from gateway.decide.playback import RecordedCall, Said
 from gateway.model.errors import GatewayError
 from gateway.model.recording import RECORD_VERSION, CallFilter
 from gateway.model.refusal import Code
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused
 
 MAX_LINE_BYTES = 64 * 1024 * 1024

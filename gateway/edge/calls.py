@@ -14,7 +14,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -46,6 +46,7 @@ from gateway.edge.protocol import (
 from gateway.edge.sessions import Session
 from gateway.edge.settings import EdgeSettings
 from gateway.model.call import Call, Client, Method, Principal
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Outcome
 
 logger = logging.getLogger("gateway.edge")

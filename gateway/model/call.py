@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from gateway.model.value import Value
+from gateway.model.value import field as value_field
+
 if TYPE_CHECKING:
     from gateway.model.snapshot import Entry, Snapshot
 
@@ -56,8 +59,7 @@ LOCAL = Principal(id="local", roles=("local",))
 """The one principal of a gateway without `[agents]`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Client:
+class Client(Value, frozen=True, kw_only=True):
     """The agent's program, as it named itself. Unverified."""
 
     name: str = ""
@@ -65,14 +67,13 @@ class Client:
     protocol_version: str = ""
     transport: str = ""
     """`stdio` or `http`."""
-    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    capabilities: Mapping[str, Any] = value_field(default_factory=dict)
     """The client's own capabilities, raw; they are what a tool server sees as its caller's."""
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = value_field(default_factory=dict)
     """`clientInfo` as received."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Value, frozen=True, kw_only=True):
     """One request of an agent on its way through the chain.
 
     A stage never changes a call; it answers with another one (`Proceed(call=...)`), which the later stages see. What the

@@ -1,18 +1,17 @@
 """What happened, at the boundary: best-effort events for logs, metrics, spans and streams. Never evidence (the journal is).
 
-Names are `noun.past_participle`. Every event is a frozen dataclass of plain values, so that it serialises as it is.
+Names are `noun.past_participle`. Every event is a frozen value of plain values, so that it serialises as it is.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gateway.model.call import Call
+from gateway.model.value import Value, field
 from gateway.model.verdict import Outcome, Step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Value, frozen=True, kw_only=True):
     """What all events have."""
 
     name: ClassVar[str]
@@ -20,24 +19,21 @@ class Event:
     """Seconds since the epoch."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallStarted(Event):
+class CallStarted(Event, frozen=True, kw_only=True):
     """A call entered the chain."""
 
     name: ClassVar[str] = "call.started"
     call: Call
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallForwarded(Event):
+class CallForwarded(Event, frozen=True, kw_only=True):
     """All stages let the call through and its begin is durable."""
 
     name: ClassVar[str] = "call.forwarded"
     call: Call
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallEnded(Event):
+class CallEnded(Event, frozen=True, kw_only=True):
     """A call has its outcome."""
 
     name: ClassVar[str] = "call.ended"
@@ -49,8 +45,7 @@ class CallEnded(Event):
     """`time.monotonic_ns` at which the chain began, for spans."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerChanged(Event):
+class ServerChanged(Event, frozen=True, kw_only=True):
     """A link to a tool server changed its state."""
 
     name: ClassVar[str] = "server.changed"
@@ -60,8 +55,7 @@ class ServerChanged(Event):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogueChanged(Event):
+class CatalogueChanged(Event, frozen=True, kw_only=True):
     """The catalogue was swapped."""
 
     name: ClassVar[str] = "catalogue.changed"
@@ -71,8 +65,7 @@ class CatalogueChanged(Event):
     """`tools`, `prompts`, `resources`: what changed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfigurationChanged(Event):
+class ConfigurationChanged(Event, frozen=True, kw_only=True):
     """A reload was swapped in, or refused."""
 
     name: ClassVar[str] = "config.changed"
@@ -81,8 +74,7 @@ class ConfigurationChanged(Event):
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionEnded(Event):
+class SessionEnded(Event, frozen=True, kw_only=True):
     """An agent's session is gone: what was kept for it may be closed."""
 
     name: ClassVar[str] = "session.ended"
@@ -91,8 +83,7 @@ class SessionEnded(Event):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubscriptionEnded(Event):
+class SubscriptionEnded(Event, frozen=True, kw_only=True):
     """A session no longer wants the updates of a resource (`resources/unsubscribe`, or its stream closed)."""
 
     name: ClassVar[str] = "subscription.ended"
@@ -101,8 +92,7 @@ class SubscriptionEnded(Event):
     uri: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RootsChanged(Event):
+class RootsChanged(Event, frozen=True, kw_only=True):
     """A session's client says that its roots changed: what was told to tool servers of them is stale."""
 
     name: ClassVar[str] = "roots.changed"
@@ -110,8 +100,7 @@ class RootsChanged(Event):
     principal: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogLevelSet(Event):
+class LogLevelSet(Event, frozen=True, kw_only=True):
     """A session's client said which log messages it wants (`logging/setLevel`)."""
 
     name: ClassVar[str] = "log_level.set"
@@ -120,8 +109,7 @@ class LogLevelSet(Event):
     level: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuthenticationRefused(Event):
+class AuthenticationRefused(Event, frozen=True, kw_only=True):
     """A request with no, or a wrong, key."""
 
     name: ClassVar[str] = "auth.refused"
@@ -129,8 +117,7 @@ class AuthenticationRefused(Event):
     remote: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateChanged(Event):
+class StateChanged(Event, frozen=True, kw_only=True):
     """A breaker, pause or quota changed state."""
 
     name: ClassVar[str] = "state.changed"

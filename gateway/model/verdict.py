@@ -5,11 +5,13 @@ became of the call. Both unions are closed; a `match` on them ends in `assert_ne
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Any, ClassVar, Literal
 
 from gateway.model.call import Call
 from gateway.model.refusal import Code
+from gateway.model.value import Value, field
 
 Executed = Literal["no", "yes", "unknown"]
 """Whether the call ran at its tool server."""
@@ -18,8 +20,7 @@ Facts = Mapping[str, Any]
 """What a stage found, JSON values only: it goes into the trail and the record."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
+class Write(Value, frozen=True, kw_only=True):
     """One durable write that belongs to a call and is committed in the same transaction as its begin or its outcome."""
 
     kind: str
@@ -27,10 +28,11 @@ class Write:
     data: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proceed:
+class Proceed(Value, frozen=True, kw_only=True):
     """The stage lets the call through."""
 
+    word: ClassVar[str] = "proceed"
+    """What the trail calls it."""
     call: Call | None = None
     """The call that later stages see, where this stage changed it."""
     facts: Facts = field(default_factory=dict)
@@ -42,10 +44,11 @@ PROCEED = Proceed()
 """Nothing to add: the common case, without an allocation."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refuse:
+class Refuse(Value, frozen=True, kw_only=True):
     """The stage stops the call. The message is written for the model that reads it."""
 
+    word: ClassVar[str] = "refuse"
+    """What the trail calls it."""
     code: Code
     message: str
     retry_after_seconds: float | None = None
@@ -61,20 +64,22 @@ class Refuse:
     """The JSON-RPC error, where the contract demands one in place of a tool error (`{code, message, data}`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Park:
+class Park(Value, frozen=True, kw_only=True):
     """The call waits for a person. The edge waits in-band for a bounded time, then answers with the handle."""
 
+    word: ClassVar[str] = "park"
+    """What the trail calls it."""
     hold_id: str
     expires_at: float
     message: str
     facts: Facts = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Value, frozen=True, kw_only=True):
     """The stage has the call's outcome already (kept under its idempotency key, or from a recording)."""
 
+    word: ClassVar[str] = "answer"
+    """What the trail calls it."""
     outcome: "Outcome"
     facts: Facts = field(default_factory=dict)
 
@@ -82,8 +87,7 @@ class Answer:
 Verdict = Proceed | Refuse | Park | Answer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
+class Completed(Value, frozen=True, kw_only=True):
     """The tool server answered: with a result (a tool's own error included) or with a JSON-RPC error of its own."""
 
     result: bytes | None = None
@@ -96,8 +100,7 @@ class Completed:
     """The result as it was received, where an obligation changed it afterwards."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(Value, frozen=True, kw_only=True):
     """A stage stopped the call, or its result was withheld (`executed` says which)."""
 
     stage: str
@@ -114,8 +117,7 @@ class Refused:
     last round's of a call that was held and went through the chain again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(Value, frozen=True, kw_only=True):
     """The call waits for a person's decision."""
 
     hold_id: str
@@ -126,8 +128,7 @@ class Held:
     """As in `Refused`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class Failed(Value, frozen=True, kw_only=True):
     """The call was on its way and got no answer. `in_doubt`: it may have run, and nobody knows."""
 
     code: Code
@@ -144,8 +145,7 @@ class Failed:
 Outcome = Completed | Refused | Held | Failed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Value, frozen=True, kw_only=True):
     """One line of the trail: what one stage said, and how long it took."""
 
     stage: str
@@ -159,7 +159,7 @@ class Step:
 class Trail:
     """Why a call ended as it did: its steps in order, growing while the call runs."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Step] = dataclass_field(default_factory=list)
 
 
 def executed(outcome: Outcome) -> Executed:

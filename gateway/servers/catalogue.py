@@ -8,7 +8,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import rfc8785
@@ -17,6 +17,7 @@ from gateway.config import ServerSettings, ToolSettings
 from gateway.decide.schema import SchemaError, compile_schema
 from gateway.model.call import Risk, TargetType
 from gateway.model.snapshot import Entry, RemovedEntry, ServerCatalogue, Validator
+from gateway.model.value import replace
 from gateway.servers import headers, wire
 from gateway.servers.link import Link, RequestFailed
 

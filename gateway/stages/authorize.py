@@ -20,7 +20,6 @@ import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, assert_never
 
@@ -51,6 +50,7 @@ from gateway.model.call import Call, HoldReason, Method, Obligation
 from gateway.model.errors import PolicyEvaluationError, PolicyTimeout, PolicyUnavailable
 from gateway.model.events import CallEnded, Event
 from gateway.model.refusal import Code
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Failed, Held, Outcome, Proceed, Refuse, Refused, Verdict
 from gateway.ports import UNDEFINED, PolicyEngine, Settlement
 

@@ -13,7 +13,7 @@ the transaction of its end; after a crash between the two the key is in doubt.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import anyio
@@ -21,6 +21,7 @@ import anyio
 from gateway.decide.hold import lookup_digest
 from gateway.model.call import Call, Risk, TargetType
 from gateway.model.refusal import Code
+from gateway.model.value import replace
 from gateway.model.verdict import (
     PROCEED,
     Answer,

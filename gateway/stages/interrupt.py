@@ -6,7 +6,6 @@ this very call. Calls that wait for approval, poll for it, or were released by i
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import assert_never
 
 import orjson
@@ -16,6 +15,7 @@ from gateway.decide.pause import Stop, Stops, client_key
 from gateway.decide.quota import Exhausted, Ledger, Quota
 from gateway.model.call import Call, HoldReason, TargetType
 from gateway.model.refusal import Code
+from gateway.model.value import replace
 from gateway.model.verdict import PROCEED, Completed, Failed, Held, Outcome, Proceed, Refuse, Refused, Verdict
 from gateway.ports import Clock, Settlement
 from gateway.stages.quota import refused

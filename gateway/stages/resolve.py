@@ -8,7 +8,6 @@ it in this session, else to the longest matching template; a tie or none is -326
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +20,7 @@ from gateway.model.call import Call, HoldReason, Method, Risk, TargetType
 from gateway.model.events import Event, SessionEnded
 from gateway.model.refusal import Code
 from gateway.model.snapshot import Entry, Snapshot, View
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Outcome, Proceed, Refuse, Verdict
 from gateway.ports import Directory, Events, Settlement
 

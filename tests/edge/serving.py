@@ -4,7 +4,7 @@ a script. It is served by uvicorn on a free port, or over a pair of in-memory me
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from gateway.engine import Engine
 from gateway.model.call import LOCAL, Call, Principal, TargetType
 from gateway.model.events import Event
 from gateway.model.snapshot import Entry, ServerCatalogue, Snapshot
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Outcome
 from gateway.ports import Attempt, Begin, Caller, End
 from gateway.stages.resolve import Resolve

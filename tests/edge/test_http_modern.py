@@ -1,7 +1,6 @@
 """2026-07-28 over HTTP: self-contained requests, the header ladder, streams, cancellation, subscriptions."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -12,6 +11,7 @@ import pytest
 from gateway.edge.protocol import CAPABILITIES_KEY, SERVER_KEY, SUBSCRIPTION_KEY, VERSION_KEY
 from gateway.model.call import Call
 from gateway.model.events import CatalogueChanged, SubscriptionEnded
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Outcome
 from gateway.ports import Caller
 from tests.building import tool

@@ -1,6 +1,5 @@
 """The bridge's fourth cell: a client of 2026-07-28 and a tool server that asks in the middle of its call."""
 
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -10,6 +9,7 @@ import pytest
 
 from gateway.edge.parking import PREFIX, Parking
 from gateway.model.call import Call
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Outcome
 from gateway.ports import Caller
 from tests.building import tool

@@ -1,7 +1,6 @@
 """The hold as a state machine: digests with published vectors, who may decide, one winner, one use."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from gateway.decide.hold import (
     undecidable,
 )
 from gateway.model.call import HoldReason
+from gateway.model.value import replace
 
 VECTORS = Path(__file__).parents[2] / "docs" / "hold-digests.json"
 
