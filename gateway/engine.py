@@ -38,7 +38,6 @@ from gateway.model.verdict import (
     Refuse,
     Refused,
     Step,
-    Verdict,
     Write,
     executed,
 )
@@ -102,10 +101,11 @@ class Engine:
         self._forwarder = forwarder
         self._journal = journal
         self._clock = clock
+        self._now = clock.monotonic_ns
         self._events = events
         self._running: dict[str, Running] = {}
-        self._idle = anyio.Event()
-        self._idle.set()
+        self._idle: anyio.Event | None = None
+        """Set when nothing runs any more; there is one while somebody waits for that."""
 
     # --- what operators see and do ---
 
@@ -114,8 +114,8 @@ class Engine:
         return iter(tuple(self._running.values()))
 
     def kill(self, call_id: str, reason: str) -> bool:
-        """Cancel a call; its agent gets `killed`. False where it is not running."""
-        if (run := self._running.get(call_id)) is None:
+        """Cancel a call; its agent gets `killed`. False where it is not running, or has its outcome and settles."""
+        if (run := self._running.get(call_id)) is None or run.stage == "settle":
             return False
         run.killed = reason
         run.scope.cancel()
@@ -124,60 +124,70 @@ class Engine:
     async def drained(self) -> None:
         """Returns when no call is running."""
         while self._running:
+            if self._idle is None or self._idle.is_set():
+                self._idle = anyio.Event()
             await self._idle.wait()
 
     # --- the walk ---
 
     async def execute(self, call: Call, caller: Caller) -> Outcome:
         """The outcome of the call. Raises nothing but the cancellation of the task it runs in, after it has settled."""
-        run = Running(call, self._clock.monotonic_ns())
-        if not self._running:
-            self._idle = anyio.Event()
+        run = Running(call, self._now())
         self._running[call.id] = run
         self._events.publish(CallStarted(at=call.received_at, call=call))
         try:
-            with run.scope:
+            with run.scope as scope:
                 try:
                     outcome = await self._walk(run, caller)
                 except anyio.get_cancelled_exc_class():
                     outcome = await self._settled(run, _interrupted(run))
                     raise
-                return await self._settled(run, outcome)
+                if scope.cancel_called:
+                    return await self._settled(run, outcome)
+                # The call's own scope becomes the shield: `kill` leaves a call alone that settles.
+                run.stage = "settle"
+                scope.shield, scope.deadline = True, anyio.current_time() + FINISH_SECONDS
+                return await self._finish(run, outcome)
+            if run.killed is None:
+                logger.error("call %s could not be settled within %s s", call.id, FINISH_SECONDS)
             return outcome  # the call was killed: its scope was cancelled, not the task
         finally:
             del self._running[call.id]
-            if not self._running:
+            if not self._running and self._idle is not None:
                 self._idle.set()
 
     async def _walk(self, run: Running, caller: Caller) -> Outcome:
         """Through the stages and, where all let it, to the tool server."""
+        call, steps, admitted, now = run.call, run.steps, run.admitted, self._now
+        before = now()
         for stage in self.stages:
-            run.stage = stage.name
-            before = self._clock.monotonic_ns()
+            run.stage = name = stage.name
             try:
-                verdict = await stage.admit(run.call)
+                verdict = await stage.admit(call)
             except Exception:
-                logger.exception("stage %s failed on call %s", stage.name, run.call.id)
-                run.steps.append(Step(stage=stage.name, verdict="crashed", elapsed_us=self._since(before)))
+                logger.exception("stage %s failed on call %s", name, call.id)
+                steps.append(Step(stage=name, verdict="crashed", elapsed_us=(now() - before) // 1000))
                 return Refused(
-                    stage=stage.name,
-                    code=Code.GATEWAY_INTERNAL,
-                    message=f"The gateway failed in its stage {stage.name}.",
+                    stage=name, code=Code.GATEWAY_INTERNAL, message=f"The gateway failed in its stage {name}."
                 )
-            run.steps.append(
-                Step(stage=stage.name, verdict=_word(verdict), elapsed_us=self._since(before), facts=verdict.facts)
+            # A stage ends where the next one begins: one reading of the clock a stage.
+            after = now()
+            steps.append(
+                Step(stage=name, verdict=verdict.word, elapsed_us=(after - before) // 1000, facts=verdict.facts)
             )
+            before = after
             match verdict:
                 case Proceed():
                     if verdict.call is not None:
-                        run.call = verdict.call
-                    run.writes.extend(verdict.writes)
-                    run.admitted.append((stage, run.call))
+                        run.call = call = verdict.call
+                    if verdict.writes:
+                        run.writes.extend(verdict.writes)
+                    admitted.append((stage, call))
                 case Refuse():
                     if verdict.call is not None:
                         run.call = verdict.call
                     return Refused(
-                        stage=stage.name,
+                        stage=name,
                         code=verdict.code,
                         message=verdict.message,
                         retry_after_seconds=verdict.retry_after_seconds,
@@ -202,7 +212,7 @@ class Engine:
         """Journal, then act."""
         run.stage = "journal"
         run.began = True  # handed over: a cancelled wait may have been committed all the same
-        before = self._clock.monotonic_ns()
+        before = self._now()
         try:
             await self._journal.begin(
                 Begin(call=run.call, steps=run.steps, at=self._clock.time_ns() / 1e9, writes=tuple(run.writes))
@@ -216,11 +226,11 @@ class Engine:
                 code=Code.JOURNAL_UNAVAILABLE,
                 message="The call was not made: it could not be recorded. Try again later.",
             )
-        run.steps.append(Step(stage="journal", verdict="proceed", elapsed_us=self._since(before)))
+        after = self._now()
+        run.steps.append(Step(stage="journal", verdict="proceed", elapsed_us=(after - before) // 1000))
         self._events.publish(CallForwarded(at=self._clock.time_ns() / 1e9, call=run.call))
         run.stage = "forward"
         run.attempt = attempt = Attempt()
-        before = self._clock.monotonic_ns()
         try:
             heard = Withholding(caller) if withholds_notifications(run.call) else caller
             return await forwarder.forward(run.call, heard, attempt)
@@ -230,7 +240,7 @@ class Engine:
                 run, Code.GATEWAY_INTERNAL, "The gateway failed while it forwarded the call."
             )
         finally:
-            run.steps.append(Step(stage="forward", verdict="forwarded", elapsed_us=self._since(before)))
+            run.steps.append(Step(stage="forward", verdict="forwarded", elapsed_us=self._since(after)))
 
     async def _settled(self, run: Running, outcome: Outcome) -> Outcome:
         """Finish, whatever happens to the task meanwhile, within the bound."""
@@ -244,7 +254,7 @@ class Engine:
         run.stage = "settle"
         writes: list[Write] = []
         for stage, call in reversed(run.admitted):
-            before = self._clock.monotonic_ns()
+            before = self._now()
             try:
                 settlement = await stage.settle(call, outcome)
             except Exception:
@@ -262,12 +272,14 @@ class Engine:
                 continue
             if settlement.outcome is not None:
                 outcome = settlement.outcome
-            writes.extend(settlement.writes)
+            if settlement.writes:
+                writes.extend(settlement.writes)
             if settlement.facts:
                 run.steps.append(
                     Step(stage=stage.name, verdict="settled", elapsed_us=self._since(before), facts=settlement.facts)
                 )
-        elapsed_ns = self._clock.monotonic_ns() - run.started_ns
+        ended_at = self._clock.time_ns() / 1e9
+        elapsed_ns = self._now() - run.started_ns
         try:
             await self._journal.end(
                 End(
@@ -276,7 +288,7 @@ class Engine:
                     outcome=outcome,
                     attempt=run.attempt,
                     began=run.began,
-                    at=self._clock.time_ns() / 1e9,
+                    at=ended_at,
                     elapsed_us=elapsed_ns // 1000,
                     writes=tuple(writes),
                 )
@@ -286,7 +298,7 @@ class Engine:
             logger.error("the end of call %s is not recorded: %s", run.call.id, error)
         self._events.publish(
             CallEnded(
-                at=self._clock.time_ns() / 1e9,
+                at=ended_at,
                 call=run.call,
                 outcome=outcome,
                 steps=tuple(run.steps),
@@ -297,7 +309,7 @@ class Engine:
         return outcome
 
     def _since(self, before_ns: int) -> int:
-        return (self._clock.monotonic_ns() - before_ns) // 1000
+        return (self._now() - before_ns) // 1000
 
 
 def _interrupted(run: Running) -> Outcome:
@@ -314,17 +326,3 @@ def _lost(run: Running, code: Code, message: str) -> Failed:
     sent = run.attempt is not None and run.attempt.sent
     idempotent = run.call.entry is not None and run.call.entry.idempotent
     return Failed(code=code, message=message, in_doubt=sent and not idempotent, sent=sent)
-
-
-def _word(verdict: Verdict) -> str:
-    match verdict:
-        case Proceed():
-            return "proceed"
-        case Refuse():
-            return "refuse"
-        case Park():
-            return "park"
-        case Answer():
-            return "answer"
-        case _:
-            assert_never(verdict)

@@ -15,11 +15,9 @@ logger = logging.getLogger("gateway.events")
 class SystemClock:
     """The machine's own time."""
 
-    def time_ns(self) -> int:
-        return time.time_ns()
-
-    def monotonic_ns(self) -> int:
-        return time.monotonic_ns()
+    # The functions themselves: a call reads the clock some thirty times.
+    time_ns = staticmethod(time.time_ns)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 class EventFanout:
