@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -74,9 +75,15 @@ def configure(directory: Path, servers: str, *, policies: Mapping[str, str] = AL
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
+    """A port that nothing listens on, below those that the system gives out, and of this worker's own share of them."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    while True:
+        port = 20_000 + worker * 1_500 + next(_PORTS) % 1_500
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+_PORTS = itertools.count(os.getpid())
 
 
 def http_server(name: str, url: str, **settings: Any) -> str:
