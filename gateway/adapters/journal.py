@@ -257,7 +257,7 @@ class SqlJournal:
             ValueError: the type is none of `RecordType`.
         """
         entry = self._entry(self._clock.time_ns() / 1e9, full=self._durability != "process")
-        entry.record = (RecordType(type), records.dump(body), None)
+        entry.record = (RecordType(type), records.encode_body(body), None)
         entry.writes = writes
         await self._put(entry)
 
@@ -489,7 +489,7 @@ class SqlJournal:
                     seq=seq,
                     at=entry.at,
                     prev=prev,
-                    body=records.dump(extra.body),
+                    body=records.encode_body(extra.body),
                 )
                 prev = records.digest(line)
                 lines.append((seq, extra.type, entry.at, line))

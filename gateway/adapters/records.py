@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, assert_never
 
 import orjson
 
+from gateway.config.secrets import REGISTRY
 from gateway.decide.obligations import GlobError, Unredactable, redact
 from gateway.model.call import Call
 from gateway.model.recording import RECORD_VERSION, RecordingSettings
@@ -121,12 +122,13 @@ def encode_command(call: Call, steps: Sequence[Step], settings: RecordingSetting
             for reason in call.hold_reasons
         ],
     }
-    return EncodedCommand(command=dump(command)[:-1] + b',"request":' + request.commitment + b"}", request=request)
+    encoded = without_secrets(dump(command))[0]
+    return EncodedCommand(command=encoded[:-1] + b',"request":' + request.commitment + b"}", request=request)
 
 
 def encode_trail(steps: Sequence[Step]) -> bytes:
     """The trail without what belongs to the request's payload."""
-    return dump(
+    return encode_body(
         [
             {
                 "stage": step.stage,
@@ -137,6 +139,44 @@ def encode_trail(steps: Sequence[Step]) -> bytes:
             for step in steps
         ]
     )
+
+
+def encode_body(body: Any) -> bytes:
+    """What a record says, as JSON, without the values of the configuration's references."""
+    return without_secrets(dump(body))[0]
+
+
+def without_secrets(data: bytes) -> tuple[bytes, Sequence[str]]:
+    """JSON text without the values of the configuration's references, and the paths of the texts that held one.
+
+    Without a match the bytes are as before. They are looked through, and parsed only where a value may stand in them.
+
+    Raises:
+        ValueError, RecursionError: it may hold one, and cannot be parsed.
+    """
+    if not REGISTRY.may_be_in(data):
+        return data, ()
+    erased: list[str] = []
+    value = _without_secrets(load(data), (), erased)
+    return (dump(value), erased) if erased else (data, ())
+
+
+def _without_secrets(value: Any, path: tuple[str, ...], erased: list[str]) -> Any:
+    match value:
+        case str():
+            if (text := REGISTRY.redact(value)) != value:
+                erased.append(".".join(path))
+            return text
+        case dict():
+            found = {}
+            for key, member in value.items():
+                shown = _without_secrets(key, path, erased)
+                found[shown] = _without_secrets(member, (*path, shown), erased)
+            return found
+        case list():
+            return [_without_secrets(member, (*path, str(at)), erased) for at, member in enumerate(value)]
+        case _:
+            return value
 
 
 def _chain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,9 +224,9 @@ def encode_end(end: End, settings: RecordingSettings, begun: EncodedCommand | No
         call.received_at,
         call.principal.id,
         call.session_id,
-        call.client.name,
+        REGISTRY.redact(call.client.name),
         call.method,
-        _tool(call.server, call.name, call.target),
+        REGISTRY.redact(_tool(call.server, call.name, call.target)),
         call.risk,
         word,
         code,
@@ -262,7 +302,13 @@ def digest(data: bytes) -> str:
 
 
 def payload(role: Role, data: bytes, erased: Sequence[str], settings: RecordingSettings) -> Payload:
-    """A payload with its salted hash; beyond `max_payload_bytes` the bytes are not kept."""
+    """A payload with its salted hash; beyond `max_payload_bytes` the bytes are not kept. Known secrets are erased."""
+    try:
+        data, secrets = without_secrets(data)
+    except (ValueError, RecursionError):
+        return _unkept(role, len(data), [*erased, ""])
+    if secrets:
+        erased = [*map(REGISTRY.redact, erased), *secrets]
     salt = os.urandom(16)
     kept: Kept = "whole" if len(data) <= settings.max_payload_bytes else "hash"
     commitment = b'{"sha256":"%s","size":%d,"kept":"%s","erased":%s}' % (
@@ -565,7 +611,7 @@ def _body(
         trail,
         b"null" if response is None else response.commitment,
         b"null" if exchange is None else exchange.commitment,
-        dump(rest)[1:],
+        encode_body(rest)[1:],
     )
 
 

@@ -182,7 +182,9 @@ async def _call_alone(
 
 
 def _print_answer(answer: dict[str, Any]) -> None:
-    match answer:
+    from gateway.config.secrets import REGISTRY
+
+    match REGISTRY.redact_value(answer):
         case {"result": {"content": list(blocks)}}:
             for block in blocks:
                 if block.get("type") == "text":

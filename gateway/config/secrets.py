@@ -11,6 +11,8 @@ import shlex
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from gateway.model.errors import GatewayError
 
@@ -70,15 +72,23 @@ class SecretRegistry:
         """Longest first, so that a value that contains another one goes as a whole."""
         self._escaped: tuple[str, ...] = ()
         """As they stand in JSON text."""
+        self._matcher: Any = None
+        """Finds any of them in the bytes of JSON text; made when it is first needed."""
 
     def add(self, value: str) -> None:
-        """Take note of one value; a multi-line value also counts line by line (keys are printed that way)."""
+        """Take note of one value, also as it stands in a URL and in JSON that is itself a string of JSON.
+
+        A multi-line value also counts line by line (keys are printed that way).
+        """
         before = len(self._values)
         for part in {value, *value.splitlines()}:
             stripped = part.strip()
             if len(stripped) >= self.SHORTEST and not (stripped.isdigit() and len(stripped) < 10):
                 self._values.add(stripped)
+                self._values.update(json.dumps(stripped, ensure_ascii=ascii)[1:-1] for ascii in (True, False))
+                self._values.add(quote(stripped, safe="", errors="replace"))
         if len(self._values) != before:
+            self._matcher = None
             self._ordered = tuple(sorted(self._values, key=lambda value: (-len(value), value)))
             escaped = {json.dumps(value, ensure_ascii=ascii)[1:-1] for value in self._values for ascii in (True, False)}
             self._escaped = tuple(escaped)
@@ -105,6 +115,21 @@ class SecretRegistry:
     def in_json(self, text: str) -> bool:
         """Does a known value stand in this JSON text? Quick, so that the common line needs no more than this."""
         return any(value in text for value in self._escaped)
+
+    def may_be_in(self, data: bytes) -> bool:
+        """May a known value stand in these bytes of JSON text? Quick; the answer is also yes where characters are escaped
+        that need not be (`\\/`, `\\u0041`), which only a parser can tell."""
+        if not self._values:
+            return False
+        if self._matcher is None:
+            import re2  # commands that judge nothing do without
+
+            options = re2.Options()
+            options.encoding = re2.Options.Encoding.LATIN1  # bytes, whatever they mean
+            escaped = {json.dumps(value, ensure_ascii=False)[1:-1] for value in self._values}
+            words = sorted(re2.escape(word.encode("utf-8", "replace")) for word in escaped)
+            self._matcher = re2.compile(b"|".join([rb"\\u", rb"\\/", *words]), options)
+        return self._matcher.search(data) is not None
 
     def __len__(self) -> int:
         return len(self._values)
