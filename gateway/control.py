@@ -34,6 +34,9 @@ FROM_AGENTS = ("gateway/idempotency-key", "gateway/session", "gateway/why")
 PROGRESS_SECONDS = 5.0
 """Between two signs of life to a client whose call waits for approval."""
 
+MAX_COMMENT = 2000
+"""Characters of what an approver says."""
+
 Execute = Callable[[Call, Caller], Awaitable[Outcome]]
 
 
@@ -43,6 +46,8 @@ class AgentKey:
 
     key_sha256: bytes
     principal: Principal
+    approver: str | None = None
+    """The operator as whom this agent's client may be asked to approve."""
 
 
 class Approvals(Protocol):
@@ -53,6 +58,14 @@ class Approvals(Protocol):
 
     async def wait(self, identifier: str, seconds: float) -> bool:
         """True once the hold changed (or is gone); False where nothing did within `seconds`."""
+        ...
+
+    def elicitation(self, identifier: str, operator: str) -> Mapping[str, Any] | None:
+        """The params of an `elicitation/create` that asks this operator about a hold; None where it cannot decide now."""
+        ...
+
+    async def elicited(self, identifier: str, operator: str, *, approve: bool, comment: str) -> None:
+        """What that operator answered; nothing where something else was decided meanwhile."""
         ...
 
     async def delivered(self, call_id: str) -> None:
@@ -173,18 +186,22 @@ class Gateway:
             replay_of=replay_of,
         )
 
-    async def execute(self, call: Call, caller: Caller) -> Outcome:
+    async def execute(self, call: Call, caller: Caller, *, patient: bool = False) -> Outcome:
         """Run a call through the chain. Returns its outcome; raises nothing but the task's cancellation.
 
         A call that is held waits here, in-band and bounded, with progress where the client wants it; once something is
-        decided it goes through the whole chain again, now, as the same logical call.
+        decided it goes through the whole chain again, now, as the same logical call. Where the configuration names the
+        client's user as an approver, that user is asked meanwhile.
+
+        Args:
+            patient: the client has no request open while it is asked something, so that its user may take their time.
         """
         outcome = await self._execute(call, caller)
         if self._approvals is None:
             return outcome
         asked, ends = call.id, anyio.current_time() + self._approvals.inline_wait_seconds
         while isinstance(outcome, Held):
-            if not await self._decided(self._approvals, outcome.hold_id, ends, caller):
+            if not await self._decided(self._approvals, call.principal, outcome.hold_id, ends, caller, patient):
                 break
             now = self.clock.time_ns()
             call = replace(
@@ -201,8 +218,30 @@ class Gateway:
             outcome = replace(outcome, call_id=call.id)
         return outcome
 
-    async def _decided(self, approvals: "Approvals", hold_id: str, ends: float, caller: Caller) -> bool:
+    async def _decided(
+        self, approvals: "Approvals", principal: Principal, hold_id: str, ends: float, caller: Caller, patient: bool
+    ) -> bool:
         """Wait for something to be decided about a hold; False where the in-band time is over."""
+        approver = self._approver(principal)
+        question = approvals.elicitation(hold_id, approver) if approver and fills_forms(caller.capabilities) else None
+        if approver is None or question is None:
+            return await self._waited(approvals, hold_id, ends, caller)
+        if patient:
+            # The client holds the state of this very call: what is decided elsewhere waits until it comes back with it.
+            await _elicit(approvals, hold_id, approver, question, caller)
+            return await approvals.wait(hold_id, 0.0) or await self._waited(approvals, hold_id, ends, caller)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_elicit, approvals, hold_id, approver, question, caller)
+            decided = await self._waited(approvals, hold_id, ends, caller)
+            tasks.cancel_scope.cancel()
+        return decided
+
+    def _approver(self, principal: Principal) -> str | None:
+        """The operator as whom this agent's client may be asked."""
+        return next((agent.approver for agent in self.agents or () if agent.principal.id == principal.id), None)
+
+    async def _waited(self, approvals: "Approvals", hold_id: str, ends: float, caller: Caller) -> bool:
+        """Wait until something changes about a hold, with a sign of life now and then; False where nothing did in time."""
         beat = 0
         while (left := ends - anyio.current_time()) > 0:
             if await approvals.wait(hold_id, min(left, PROGRESS_SECONDS)):
@@ -240,6 +279,26 @@ class Gateway:
     async def channel(self, session_id: str) -> SessionChannel | None:
         """The channel of a session, or None where it is gone."""
         return self._channels.get(session_id)
+
+
+async def _elicit(
+    approvals: "Approvals", hold_id: str, operator: str, question: Mapping[str, Any], caller: Caller
+) -> None:
+    """Ask the client's user: to accept is to approve, to decline is to deny, anything else decides nothing."""
+    answers = await caller.ask({"approval": {"method": "elicitation/create", "params": question}})
+    result = answers.get("approval", {}).get("result")
+    if not isinstance(result, Mapping) or (action := result.get("action")) not in ("accept", "decline"):
+        return
+    content = result.get("content")
+    comment = content.get("comment") if isinstance(content, Mapping) else None
+    said = comment if isinstance(comment, str) else ""
+    await approvals.elicited(hold_id, operator, approve=action == "accept", comment=said[:MAX_COMMENT])
+
+
+def fills_forms(capabilities: Mapping[str, Any]) -> bool:
+    """Whether a client declared that its user can be asked with a form (before 2025-11-25 every elicitation is one)."""
+    declared = capabilities.get("elicitation")
+    return isinstance(declared, Mapping) and (not declared or "form" in declared)
 
 
 def _target(method: str, params: Mapping[str, Any]) -> tuple[TargetType, str, Any]:

@@ -21,6 +21,7 @@ import anyio
 from gateway.config.types import ToolGlob, glob_matches
 from gateway.decide.catalogue import view as view_of
 from gateway.decide.documents import CATALOGUE, VIEW, catalogue_document, view_document
+from gateway.decide.own import ENTRIES
 from gateway.decide.policy import visibility_question
 from gateway.model.call import Principal
 from gateway.model.errors import PolicyEvaluationError, PolicyTimeout, PolicyUnavailable
@@ -30,7 +31,7 @@ from gateway.ports import Clock, Events, PolicyEngine
 
 logger = logging.getLogger("gateway.directory")
 
-_Key = tuple[str, str, str, str]
+_Key = tuple[str, str, str, str, tuple[str, ...]]
 
 Keep = Callable[[str, bytes], object]
 """Stores a document of a kind (`catalogue`, `view`) by its hash, soon."""
@@ -60,10 +61,19 @@ class PolicyDirectory:
         clock: for those reports.
         views: how many views are kept; the longest unused goes first.
         keep: stores what was shown to whom, so that records can name it by hash.
+        own: the names of the gateway's own tools that a principal is shown.
     """
 
-    def __init__(self, events: Events, clock: Clock, *, views: int = 1024, keep: Keep | None = None) -> None:
-        self._keep = keep
+    def __init__(
+        self,
+        events: Events,
+        clock: Clock,
+        *,
+        views: int = 1024,
+        keep: Keep | None = None,
+        own: Callable[[Principal], tuple[str, ...]] = lambda principal: (),
+    ) -> None:
+        self._keep, self._own = keep, own
         self._kept: tuple[Catalogue, str, str] | None = None
         """The catalogue and instructions that were kept last, and the hash of their document."""
         self._events = events
@@ -79,7 +89,13 @@ class PolicyDirectory:
         A policy that fails hides everything, until it answers again.
         """
         revision = snapshot.catalogue.revision
-        key = (self._identity(principal), revision, snapshot.policy.revision, snapshot.instructions)
+        key = (
+            self._identity(principal),
+            revision,
+            snapshot.policy.revision,
+            snapshot.instructions,
+            self._own(principal),
+        )
         known = self._views.get(key)
         if known is not None:
             self._views.move_to_end(key)
@@ -114,21 +130,27 @@ class PolicyDirectory:
             return View(tools={}, prompts={}, resources={}, templates=(), servers=(), revision="policy failed")
         shown = (entry for entry in entries if id(entry) not in hidden)
         view = view_of(catalogue, shown, f"{catalogue.revision}.{snapshot.policy.revision}")
+        # A tool server's tool of that name keeps it.
+        own = {name: ENTRIES[name] for name in key[-1] if name not in catalogue.tools}
         if self._keep is not None:
-            view = self._keep_view(self._keep, snapshot, view, principal)
+            view = self._keep_view(self._keep, snapshot, view, principal, tuple(own))
+        if own:
+            view = replace(view, tools={**view.tools, **own})
         self._views[key] = view
         while len(self._views) > self._limit:
             self._views.popitem(last=False)
         return view
 
-    def _keep_view(self, keep: Keep, snapshot: Snapshot, view: View, principal: Principal) -> View:
+    def _keep_view(
+        self, keep: Keep, snapshot: Snapshot, view: View, principal: Principal, own: tuple[str, ...]
+    ) -> View:
         """The view with its document's hash, once the document and its catalogue are on their way to be kept."""
         catalogue, kept = snapshot.catalogue, self._kept
         if kept is None or kept[0] is not catalogue or kept[1] != snapshot.instructions:
             content = catalogue_document(snapshot)
             keep(CATALOGUE, content)
             kept = self._kept = catalogue, snapshot.instructions, hashlib.sha256(content).hexdigest()
-        content = view_document(view, catalogue, kept[2], principal)
+        content = view_document(view, catalogue, kept[2], principal, own)
         keep(VIEW, content)
         return replace(view, sha256=hashlib.sha256(content).hexdigest())
 

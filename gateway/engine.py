@@ -199,6 +199,8 @@ class Engine:
                 case Park():
                     return Held(hold_id=verdict.hold_id, expires_at=verdict.expires_at, message=verdict.message)
                 case Answer():
+                    if verdict.call is not None:
+                        run.call = verdict.call
                     return verdict.outcome
                 case _:
                     assert_never(verdict)

@@ -258,7 +258,7 @@ def agent_keys(configuration: Configuration) -> tuple[AgentKey, ...] | None:
     if configuration.local_only:
         return None
     return tuple(
-        AgentKey(key_sha256=bytes.fromhex(agent.key_sha256), principal=agent.principal)
+        AgentKey(key_sha256=bytes.fromhex(agent.key_sha256), principal=agent.principal, approver=agent.approver)
         for agent in configuration.agents.values()
         if agent.key_sha256 is not None
     )

@@ -85,6 +85,7 @@ from gateway.stages.bulkhead import Bulkhead, PoolRules
 from gateway.stages.deduplicate import Deduplicate
 from gateway.stages.hold import Holds
 from gateway.stages.interrupt import Interrupt
+from gateway.stages.own import OwnTools
 from gateway.stages.quota import Quotas
 from gateway.stages.resolve import Resolve
 from gateway.stages.validate import Validate
@@ -312,8 +313,12 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             )
 
         hold_stage = Holds(book, lambda server: limits.server_fingerprint(current(), server), clock)
+        own = OwnTools(book.all, book.has_had)
         directory = PolicyDirectory(
-            events, clock, keep=lambda kind, content: tasks.start_soon(_kept, journal, kind, content)
+            events,
+            clock,
+            keep=lambda kind, content: tasks.start_soon(_kept, journal, kind, content),
+            own=own.offered,
         )
         authorize = Authorize(timeout_seconds=lambda: current().policy.timeout_seconds)
         events.subscribe(authorize.recent.hear)
@@ -322,7 +327,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         bulkhead = Bulkhead(cached.pool, cached.server, clock)
         engine = Engine(
             stages=chain(
-                resolve=Resolve(directory, events, hold_stage.approval),
+                resolve=Resolve(directory, events, hold_stage.approval, own.answer),
                 interrupt=Interrupt(
                     stops=stops,
                     rules=cached.interrupts,

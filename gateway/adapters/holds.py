@@ -20,18 +20,22 @@ from gateway.decide.hold import (
     LIVE,
     Binding,
     Decision,
+    DecisionRefused,
     Hold,
     HoldState,
     Operator,
     claim,
     decide,
+    elicitation,
     expire,
     finish,
+    may_decide,
+    open_reasons,
     release,
 )
 from gateway.model.call import Call, HoldReason
 from gateway.model.errors import JournalUnavailable
-from gateway.model.events import StateChanged
+from gateway.model.events import OwnToolsChanged, StateChanged
 from gateway.model.refusal import Code
 from gateway.model.verdict import Completed, Failed, Outcome, Refused, Write
 from gateway.ports import Clock, Events
@@ -155,8 +159,11 @@ class HoldBook:
                 return existing
             writes = (Write(kind="hold.insert", data=self._row(hold, "")), *self._notifications(hold))
             await self._journal.record("hold.opened", public(hold), writes)
+            first = hold.principal not in self._had
             self._keep(hold)
         self._tell(hold)
+        if first:
+            self._events.publish(OwnToolsChanged(at=self._now(), principal=hold.principal))
         return hold
 
     def claim(self, hold: Hold, binding: Binding, call_id: str) -> tuple[Hold, Write | None]:
@@ -181,11 +188,15 @@ class HoldBook:
         self._tell(after)
 
     def settle(self, call_id: str, hold_id: str, outcome: Outcome) -> tuple[Write, ...]:
-        """The claiming call ended; the writes belong into its end. A call that did not run gives the approval back."""
+        """The claiming call ended; the writes belong into its end.
+
+        A call that did not run gives the approval back, and so does a round that ended with a need for input: the round
+        that brings it is the same logical call.
+        """
         hold = self._holds.get(hold_id)
         if hold is None or hold.state is not HoldState.CLAIMED or hold.claimed_by != call_id:
             return ()
-        if did_not_run(outcome):
+        if did_not_run(outcome) or needs_input(outcome):
             after = release(hold)
         else:
             after = finish(hold)
@@ -243,6 +254,31 @@ class HoldBook:
                 del self._waiters[identifier]
         after = self.get(identifier)
         return after is None or after.state is not hold.state
+
+    # --- a client's user, asked by elicitation ---
+
+    def elicitation(self, identifier: str, operator: str) -> Mapping[str, Any] | None:
+        """The question that puts a hold to a client's user; None where that operator cannot decide on it, now."""
+        hold, who = self.get(identifier), self._operator(operator)
+        if hold is None or who is None or hold.state is not HoldState.PENDING or who.id == hold.principal:
+            return None
+        return elicitation(hold) if any(may_decide(who, reason) for reason in open_reasons(hold)) else None
+
+    async def elicited(self, identifier: str, operator: str, *, approve: bool, comment: str) -> None:
+        """Take the word of a client's user; a hold that was decided meanwhile stays as it is."""
+        if (who := self._operator(operator)) is None:
+            return
+        try:
+            await self.decide(identifier, who, approve=approve, comment=comment, channel="elicitation")
+        except (DecisionRefused, KeyError) as refused:
+            logger.info("an elicited answer to hold %s decides nothing: %s", identifier, refused)
+        except JournalUnavailable as error:
+            logger.error(
+                "an elicited answer to hold %s could not be recorded and does not count: %s", identifier, error
+            )
+
+    def _operator(self, identifier: str) -> Operator | None:
+        return next((one for one in self.operators() if one.id == identifier), None)
 
     # --- what operators do ---
 
@@ -429,6 +465,14 @@ class HoldBook:
 
     def _now(self) -> float:
         return self._clock.time_ns() / 1e9
+
+
+def needs_input(outcome: Outcome) -> bool:
+    """Whether the tool server answered that it needs input first (2026-07-28)."""
+    if not isinstance(outcome, Completed) or outcome.result is None or b'"input_required"' not in outcome.result:
+        return False
+    members = orjson.loads(outcome.result)
+    return isinstance(members, dict) and members.get("resultType") == "input_required"
 
 
 def did_not_run(outcome: Outcome) -> bool:

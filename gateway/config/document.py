@@ -477,6 +477,7 @@ ACTIVE_SECTIONS: frozenset[str] = frozenset(
         "servers.*.tools.*.approval",
         "servers.*.tools.*.cost",
         "servers.*.tools.*.serialize_by",
+        "agents.*.approver",
         "pools",
         "quotas",
         "interrupts",

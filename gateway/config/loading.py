@@ -666,6 +666,10 @@ class _Loader:
                     f"there is no operator {agent.approver!r}",
                     _nearest(agent.approver, list(document.operators or {})),
                 )
+            elif (known := operators.get(agent.approver or "")) is not None and known.role == "viewer":
+                self.warn(
+                    ("agents", name, "approver"), f"{agent.approver!r} has the role viewer, so nobody is ever asked"
+                )
         for index, notify in enumerate(document.approvals.notify):
             if notify.operator is not None and notify.operator not in (document.operators or {}):
                 self.fault(

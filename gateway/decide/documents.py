@@ -6,10 +6,12 @@ besides. A *view* document names the catalogue by hash and says which of its ite
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gateway.decide.catalogue import merge
 from gateway.decide.catalogue import view as view_of
+from gateway.decide.own import ENTRIES
 from gateway.model.call import Principal, Risk, TargetType
 from gateway.model.snapshot import Catalogue, Entry, ServerCatalogue, Snapshot, View
 
@@ -100,7 +102,9 @@ def _server_of(server: Mapping[str, Any]) -> ServerCatalogue:
     )
 
 
-def view_document(view: View, catalogue: Catalogue, catalogue_sha256: str, principal: Principal) -> bytes:
+def view_document(
+    view: View, catalogue: Catalogue, catalogue_sha256: str, principal: Principal, own: Sequence[str] = ()
+) -> bytes:
     """What one principal could see: of each list the items' names in order, or null where it is the whole list."""
     return _text(
         {
@@ -111,6 +115,7 @@ def view_document(view: View, catalogue: Catalogue, catalogue_sha256: str, princ
             "prompts": _names(view.prompts, catalogue.prompts),
             "resources": _names(view.resources, catalogue.resources),
             "templates": _names(_keys(view.templates), _keys(catalogue.templates)),
+            **({"own": list(own)} if own else {}),
         }
     )
 
@@ -126,7 +131,9 @@ def view_from(document: Mapping[str, Any], catalogue: Catalogue) -> View:
     ):
         names = document.get(member)
         entries.extend(whole.values() if names is None else (whole[name] for name in names if name in whole))
-    return view_of(catalogue, entries, f"{catalogue.revision}.recorded")
+    view = view_of(catalogue, entries, f"{catalogue.revision}.recorded")
+    own = {name: ENTRIES[name] for name in document.get("own", ()) if name in ENTRIES}
+    return replace(view, tools={**view.tools, **own}) if own else view
 
 
 def _keys(templates: Sequence[Entry]) -> list[str]:

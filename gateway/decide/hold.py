@@ -16,6 +16,7 @@ All other pairs change nothing: of two decisions that race the first wins, and a
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -213,6 +214,27 @@ def undecidable(reasons: Sequence[HoldReason], operators: Sequence[Operator]) ->
         return False
 
     return next((reason for reason in distinct if not place(reason, set())), None)
+
+
+MAX_SHOWN = 4000
+"""Characters of a call's arguments in a question to a client's user."""
+
+
+def elicitation(hold: Hold) -> dict[str, Any]:
+    """The params of the `elicitation/create` that puts a hold to a client's user: a form with a comment."""
+    why = "; ".join(reason.reason or reason.code for reason in open_reasons(hold))
+    text = json.dumps(hold.binding.arguments, ensure_ascii=False, indent=1)
+    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}\n… ({len(text)} characters in all)"
+    return {
+        "message": (
+            f"Approve this call? {hold.principal} asks for {hold.server}/{hold.tool} ({why}). To accept is to approve it, "
+            f"once; to decline is to deny it.\n{shown}"
+        ),
+        "requestedSchema": {
+            "type": "object",
+            "properties": {"comment": {"type": "string", "title": "Comment", "description": "Recorded; optional."}},
+        },
+    }
 
 
 def open_reasons(hold: Hold) -> tuple[HoldReason, ...]:

@@ -295,7 +295,7 @@ async def _conduct(asked: Asked, method: str, params: dict[str, Any], caller: Ag
         call = _call(asked, method, params, logical)
     except ValueError as problem:
         return partial(wire.error, code=INVALID_PARAMS, message=str(problem))
-    outcome = await asked.gateway.execute(call, caller)
+    outcome = await asked.gateway.execute(call, caller, patient=caller.parked is not None)
     if method in ROUNDS and (needed := input_required(outcome)) is not None:
         if not asked.modern:
             return await _live_rounds(asked, method, params, caller, call, needed)

@@ -182,7 +182,7 @@ def definition(entry: Entry) -> dict[str, Any]:
 
 def _hides(view: View, catalogue: Catalogue) -> bool:
     return (
-        len(view.tools) != len(catalogue.tools)
+        view.tools.keys() != catalogue.tools.keys()
         or len(view.prompts) != len(catalogue.prompts)
         or len(view.resources) != len(catalogue.resources)
         or len(view.templates) != len(catalogue.templates)

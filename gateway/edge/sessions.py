@@ -25,7 +25,7 @@ from gateway.edge.protocol import LIST_CHANGED, LOG_LEVELS, LOG_MESSAGE, RESOURC
 from gateway.edge.settings import EdgeSettings
 from gateway.edge.streams import EventStream
 from gateway.model.call import Client, Principal
-from gateway.model.events import CatalogueChanged, ConfigurationChanged, Event, SubscriptionEnded
+from gateway.model.events import CatalogueChanged, ConfigurationChanged, Event, OwnToolsChanged, SubscriptionEnded
 
 logger = logging.getLogger("gateway.edge")
 
@@ -343,7 +343,8 @@ class Sessions:
                     self.end(session, "the agent or its key was removed")
         if kinds:
             for session in (*self._legacy.values(), *self._modern.values()):
-                session.changed(kinds)
+                if concerns(event, session):
+                    session.changed(kinds)
 
     def _room(self, principal: Principal) -> bool:
         """Whether one more session may be opened; an idle one of the same principal makes way."""
@@ -392,8 +393,15 @@ def changed_kinds(event: Event) -> tuple[str, ...]:
             return event.kinds or tuple(LIST_CHANGED)
         case ConfigurationChanged(accepted=True):
             return tuple(LIST_CHANGED)
+        case OwnToolsChanged():
+            return ("tools",)
         case _:
             return ()
+
+
+def concerns(event: Event, session: Session) -> bool:
+    """Whether a change of lists is one for this session's principal."""
+    return not isinstance(event, OwnToolsChanged) or event.principal == session.principal.id
 
 
 def credential(gateway: Gateway, principal: Principal) -> bytes | None:

@@ -43,7 +43,7 @@ from gateway.edge.protocol import (
     REFUSED,
     VERSION_KEY,
 )
-from gateway.edge.sessions import Session, changed_kinds, refreshed
+from gateway.edge.sessions import Session, changed_kinds, concerns, refreshed
 from gateway.edge.settings import EdgeSettings
 from gateway.edge.subscriptions import listen
 from gateway.model.call import Client, Principal
@@ -378,7 +378,7 @@ class Connection:
         changed = isinstance(event, ConfigurationChanged) and event.accepted
         if changed and not refreshed(self._gateway, self.session):
             self.session.end("the agent or its key was removed")
-        elif kinds := changed_kinds(event):
+        elif (kinds := changed_kinds(event)) and concerns(event, self.session):
             self.session.changed(kinds)
 
 

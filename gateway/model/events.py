@@ -65,6 +65,13 @@ class CatalogueChanged(Event, frozen=True, kw_only=True):
     """`tools`, `prompts`, `resources`: what changed."""
 
 
+class OwnToolsChanged(Event, frozen=True, kw_only=True):
+    """One principal is offered other tools of the gateway's own than before."""
+
+    name: ClassVar[str] = "own_tools.changed"
+    principal: str
+
+
 class ConfigurationChanged(Event, frozen=True, kw_only=True):
     """A reload was swapped in, or refused."""
 

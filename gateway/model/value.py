@@ -6,12 +6,9 @@ and 0.2. Declare one as `class Call(Value, frozen=True, kw_only=True)`: neither 
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct, field, structs
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 __all__ = ["Value", "field", "replace"]
 
@@ -20,11 +17,11 @@ class Value(Struct, frozen=True, kw_only=True):
     """A frozen value; equal to another of its class with equal fields."""
 
 
-_T = TypeVar("_T", bound="Value | DataclassInstance")
+_T = TypeVar("_T")
 
 
 def replace(value: _T, **changes: Any) -> _T:
     """A copy with other values in some fields; of a `Value` or of a dataclass."""
     if isinstance(value, Value):
         return structs.replace(value, **changes)
-    return dataclasses.replace(value, **changes)
+    return dataclasses.replace(value, **changes)  # type: ignore[type-var]

@@ -76,12 +76,14 @@ class Park(Value, frozen=True, kw_only=True):
 
 
 class Answer(Value, frozen=True, kw_only=True):
-    """The stage has the call's outcome already (kept under its idempotency key, or from a recording)."""
+    """The stage has the call's outcome (kept under its idempotency key, from a recording, or of the gateway's own tool)."""
 
     word: ClassVar[str] = "answer"
     """What the trail calls it."""
     outcome: "Outcome"
     facts: Facts = field(default_factory=dict)
+    call: Call | None = None
+    """As in `Refuse`."""
 
 
 Verdict = Proceed | Refuse | Park | Answer
@@ -95,7 +97,7 @@ class Completed(Value, frozen=True, kw_only=True):
     error: bytes | None = None
     """The JSON text of the JSON-RPC error object, as received. Exactly one of the two is set."""
     source: str = "server"
-    """`server`, `idempotency` or `recording`."""
+    """`server`, `idempotency`, `recording`, or `gateway` for the gateway's own tools."""
     received: bytes | None = None
     """The result as it was received, where an obligation changed it afterwards."""
 

@@ -16,6 +16,7 @@ import orjson
 import re2
 
 from gateway.decide.hold import Hold
+from gateway.decide.own import SERVER as OWN_SERVER
 from gateway.model.call import Call, HoldReason, Method, Risk, TargetType
 from gateway.model.events import Event, SessionEnded
 from gateway.model.refusal import Code
@@ -42,9 +43,13 @@ class Resolve:
     name = "resolve"
 
     def __init__(
-        self, directory: Directory, events: Events, approval: Callable[[Call], Hold | None] = lambda call: None
+        self,
+        directory: Directory,
+        events: Events,
+        approval: Callable[[Call], Hold | None] = lambda call: None,
+        own: Callable[[Call], Verdict] | None = None,
     ) -> None:
-        self._directory, self._approval = directory, approval
+        self._directory, self._approval, self._own = directory, approval, own
         self._links: dict[str, OrderedDict[str, str]] = {}
         """Session to URI to the server whose result linked it."""
         events.subscribe(self._forget)
@@ -85,6 +90,8 @@ class Resolve:
             hold_reasons=reasons,
             view_sha256=view.sha256,
         )
+        if entry.server == OWN_SERVER and self._own is not None:
+            return self._own(found)
         if (hold := self._approval(found)) is not None:
             said = {"hold_id": hold.id, "operators": [word.operator for word in hold.decisions], "at": hold.decided_at}
             found = replace(
