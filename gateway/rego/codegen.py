@@ -571,7 +571,9 @@ class FunctionWriter(Writer):
             return "[" + ", ".join([self.value(item) for item in term.items]) + "]"
         if isinstance(term, ast.SetTerm):
             return "make_set((" + "".join([f"{self.value(item)}, " for item in term.items]) + "))"
-        return "{" + ", ".join([f"{self.key(k)}: {self.value(v)}" for k, v in term.pairs]) + "}"
+        # OPA keeps the pairs in the order of their key terms, scalars before variables: of equal keys the last wins.
+        pairs = sorted(term.pairs, key=lambda pair: not isinstance(pair[0], ast.Scalar))
+        return "{" + ", ".join([f"{self.key(k)}: {self.value(v)}" for k, v in pairs]) + "}"
 
     def key(self, term: ast.Term) -> str:
         if isinstance(term, ast.Scalar) and type(term.value) in (str, int):

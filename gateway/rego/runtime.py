@@ -19,6 +19,7 @@ from gateway.rego.ruletree import Node
 from gateway.rego.values import (
     UNDEFINED,
     Key,
+    NumberText,
     RegoSet,
     Value,
     compare,
@@ -204,6 +205,8 @@ def index(value: Value, step: Value) -> Value:
         return value.get(step if type(step) is str else key(step), U)
     if kind is list:
         if type(step) is not int:
+            if type(step) is NumberText and ("e" in step.text or "E" in step.text):
+                return U  # OPA takes no exponents for indices
             whole = key(step)
             if type(whole) is float and whole.is_integer():
                 whole = int(whole)

@@ -100,18 +100,18 @@ class Answer:
         if self.kind != other.kind:
             return False
         if self.kind == "value":
-            return equal(_as_doubles(self.value), _as_doubles(other.value))
+            return equal(as_doubles(self.value), as_doubles(other.value))
         # Of several errors either engine may meet another one first.
         return bool(self.value & other.value) if self.kind == "refused" else bool(self.value == other.value)
 
 
-def _as_doubles(value: Any) -> Any:
+def as_doubles(value: Any) -> Any:
     """A JSON document with its fractions as JSON readers take them."""
     match value:
         case dict():
-            return {k: _as_doubles(item) for k, item in value.items()}
+            return {k: as_doubles(item) for k, item in value.items()}
         case list():
-            return [_as_doubles(item) for item in value]
+            return [as_doubles(item) for item in value]
         case Decimal():
             return int(value) if value == value.to_integral_value() else float(value)
         case _:
