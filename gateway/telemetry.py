@@ -435,11 +435,11 @@ def parse_traceparent(value: object) -> tuple[int, int, int] | None:
     return int(trace, 16), int(span, 16), int(flags, 16)
 
 
-def _span_id(call_id: str, part: str) -> int:
+def call_span_id(call_id: str, part: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{call_id}:{part}".encode()).digest()[:8], "big") or 1
 
 
-def _trace_id(call_id: str) -> int:
+def call_trace_id(call_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{call_id}:trace".encode()).digest()[:16], "big") or 1
 
 
@@ -480,13 +480,13 @@ class Tracing:
         rest = dict(meta)
         if parent is None:
             rest.pop("tracestate", None)
-            trace, flags = _trace_id(call_id), 1
+            trace, flags = call_trace_id(call_id), 1
         else:
             trace, flags = parent[0], parent[2]
             self._parents[call_id] = parent
             if len(self._parents) > self.MOST_OPEN:
                 self._parents.popitem(last=False)
-        rest["traceparent"] = f"00-{trace:032x}-{_span_id(call_id, 'forward'):016x}-{flags & 1:02x}"
+        rest["traceparent"] = f"00-{trace:032x}-{call_span_id(call_id, 'forward'):016x}-{flags & 1:02x}"
         return rest
 
     def receive(self, event: Event) -> None:
@@ -509,7 +509,7 @@ class Tracing:
         name = f"{call.method} {call.name or call.target}" if tool_label(call) else call.method
         word, code = outcome_word(outcome), outcome_code(outcome)
         attributes = self._attributes(call, word, code)
-        self._next_trace, self._next_span = _trace_id(call.id), _span_id(call.id, "call")
+        self._next_trace, self._next_span = call_trace_id(call.id), call_span_id(call.id, "call")
         try:
             span = self._tracer.start_span(
                 name, context=context, kind=SpanKind.SERVER, attributes=attributes, start_time=call.time_ns
@@ -522,7 +522,7 @@ class Tracing:
             for number, step in enumerate(event.steps):
                 until = min(at + step.elapsed_us * 1000, end)
                 forwarded = step.stage == "forward"
-                self._next_span = _span_id(call.id, "forward" if forwarded else f"{number}")
+                self._next_span = call_span_id(call.id, "forward" if forwarded else f"{number}")
                 child = self._tracer.start_span(
                     name if forwarded else f"gateway.stage {step.stage}",
                     context=inside,

@@ -511,7 +511,7 @@ class SqlJournal:
         if payloads:
             raw.executemany("INSERT INTO payloads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", payloads)
         if calls:
-            _insert_calls(raw, calls)
+            insert_calls(raw, calls)
         if ended:
             raw.executemany("DELETE FROM begins WHERE number = ?", ended)
         if self._keep_records is not None and seq - self._keep_records > 0:
@@ -708,7 +708,7 @@ def _execute(raw: sqlite3.Connection, statement: Statement, kind: str) -> None:
 _SESSION_COLUMNS: Final = {"completed": 5, "error": 6, "refused": 7, "held": 8, "failed": 9}
 
 
-def _insert_calls(raw: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) -> None:
+def insert_calls(raw: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) -> None:
     """The rows of lists: a call each, and its session's counts, a session once a batch."""
     raw.executemany(f"INSERT INTO calls VALUES ({', '.join('?' * 15)})", calls)
     sessions: dict[str, list[Any]] = {}

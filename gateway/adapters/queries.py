@@ -15,6 +15,7 @@ import orjson
 
 from gateway.adapters import records
 from gateway.adapters.checkpoints import Signatures
+from gateway.adapters.recordings import with_erased
 from gateway.adapters.retention import tombstone
 from gateway.model.recording import (
     FIRST_PREV,
@@ -169,11 +170,13 @@ def read_requests(raw: sqlite3.Connection, filter: CallFilter) -> Iterator[tuple
     after = 0
     while True:
         rows = raw.execute(
-            "SELECT seq, data, request_encoding, request FROM calls JOIN records USING (seq) LEFT JOIN payloads USING (seq)"
-            f" WHERE {where} ORDER BY seq LIMIT ?",
+            "SELECT seq, data, request_encoding, request, request_salt FROM calls JOIN records USING (seq)"
+            f" LEFT JOIN payloads USING (seq) WHERE {where} ORDER BY seq LIMIT ?",
             [after, *parameters, PAGE],
         ).fetchall()
-        for _, data, encoding, request in rows:
+        for _, data, encoding, request, salt in rows:
+            if encoding == records.REDACTED:
+                data = records.dump(with_erased(orjson.loads(data), "request", orjson.loads(salt)))
             yield data, None if request is None else records.stored(encoding, request)
         if len(rows) < PAGE:
             return
@@ -200,9 +203,16 @@ def export_lines(raw: sqlite3.Connection, filter: CallFilter | None = None) -> I
     for found in read_records(raw, filter=filter):
         yield found.data
         row = raw.execute(f"SELECT {_PAYLOAD} FROM payloads WHERE seq = ?", (found.seq,)).fetchone()
+        lines: dict[str, bytes] = {}
         for role, salt, exact in _payloads(row or ()):
             text = exact.decode("utf-8", "replace")
-            yield records.dump({"payload": {"seq": found.seq, "role": role, "salt": salt.hex(), "data": text}})
+            lines[role] = records.dump({"payload": {"seq": found.seq, "role": role, "salt": salt.hex(), "data": text}})
+        for role, erased, left in _redacted(row or ()):
+            kept = {"seq": found.seq, "role": role, "data": left.decode("utf-8", "replace"), "erased": erased}
+            lines[role] = records.dump({"redacted": kept})
+        for role in records.ROLES:
+            if role in lines:
+                yield lines[role]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +266,9 @@ def verify(raw: sqlite3.Connection, *, payloads: bool = True, signatures: Signat
             if payloads:
                 for place, role in _PLACES:
                     content = row[place + 2]
-                    if content is not None and not payload(role, row[place], stored(row[place + 1], content)):
+                    if content is None or row[place + 1] == records.REDACTED:
+                        continue
+                    if not payload(role, row[place], stored(row[place + 1], content)):
                         return chain.result()
         if len(rows) < PAGE:
             break
@@ -584,12 +596,23 @@ def _payloads(columns: Sequence[Any]) -> Iterator[tuple[str, bytes, bytes]]:
     for place, role in enumerate(records.ROLES):
         if columns and columns[place * 3 + 2] is not None:
             salt, encoding, content = columns[place * 3 : place * 3 + 3]
-            yield role, salt, records.stored(encoding, content)
+            if encoding != records.REDACTED:
+                yield role, salt, records.stored(encoding, content)
+
+
+def _redacted(columns: Sequence[Any]) -> Iterator[tuple[str, list[str], bytes]]:
+    """Role, erased paths and what is left of each payload of which the export that it came from left something out."""
+    for place, role in enumerate(records.ROLES):
+        if columns and columns[place * 3 + 1] == records.REDACTED:
+            yield role, orjson.loads(columns[place * 3]), columns[place * 3 + 2]
 
 
 def _record(seq: int, data: bytes, columns: Sequence[Any]) -> Record:
     fields = orjson.loads(data)
     payloads = {role: records.load(content) for role, _, content in _payloads(columns)}
+    for role, erased, content in _redacted(columns):
+        payloads[role] = records.load(content)
+        with_erased(fields, role, erased)
     return Record(
         seq=seq,
         sha256=records.digest(data),

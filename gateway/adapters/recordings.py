@@ -102,6 +102,11 @@ def read_recording(lines: Iterable[bytes], *, session: str | None = None) -> Rec
             elif "payload" in entry:
                 if current is not None and entry["payload"]["seq"] == current.seq:
                     _add_payload(current, entry["payload"], number)
+            elif "redacted" in entry:
+                left = entry["redacted"]
+                if current is not None and left["seq"] == current.seq:
+                    with_erased({"body": current.body}, left["role"], left["erased"])
+                    current.payloads[left["role"]] = left["data"].encode()
             elif "type" in entry:
                 if entry["version"] > RECORD_VERSION:
                     raise RecordingError(f"line {number}: version {entry['version']} is newer than this gateway knows")
@@ -129,6 +134,14 @@ def commitment(body: Mapping[str, Any], role: str) -> Mapping[str, Any] | None:
     """What a call's record says of a payload: `{sha256, size, kept, erased}`."""
     found: Mapping[str, Any] | None = body["command"]["request"] if role == "request" else body.get(role)
     return found
+
+
+def with_erased(entry: Mapping[str, Any], role: str, erased: Sequence[str]) -> Mapping[str, Any]:
+    """A call's parsed record, changed so that it says of a payload what an export left out of it besides."""
+    said = commitment(entry["body"], role)
+    if isinstance(said, dict):
+        said["erased"] = [*said["erased"], *map(str, erased)]
+    return entry
 
 
 # --- as a tape -------------------------------------------------------------------------------------------------------
@@ -350,6 +363,11 @@ def requests_of(lines: Iterable[bytes], filter: CallFilter) -> Iterator[tuple[by
                 payload = orjson.loads(line)["payload"]
                 if record is not None and payload["seq"] == record.seq and payload["role"] == "request":
                     _add_payload(record, payload, number)
+            elif line.startswith(b'{"redacted":'):
+                left = orjson.loads(line)["redacted"]
+                if record is not None and left["seq"] == record.seq and left["role"] == "request":
+                    line_of = records.dump(with_erased(orjson.loads(line_of), "request", left["erased"]))
+                    record.payloads["request"] = left["data"].encode()
             elif line and not line.startswith(b'{"snapshot":'):
                 if record is not None:
                     yield line_of, record.payloads.get("request")

@@ -33,6 +33,10 @@ ROLES: Final[tuple[Role, ...]] = ("request", "response", "exchange")
 COMPRESS_BYTES: Final = 16_384
 """Payloads from this size on are stored compressed."""
 
+REDACTED: Final = "redacted"
+"""In place of an encoding, in a store made of an export: what the export left of a payload. Its salt is the list of the paths
+that were left out, as JSON; it is no evidence."""
+
 _BIG_INTEGER = re.compile(rb"-[0-9]{19}|[0-9]{20}")
 _IS_ERROR = re.compile(rb'"isError"\s*:\s*true')
 

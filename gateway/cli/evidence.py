@@ -1,20 +1,21 @@
 """`calls`, `sessions`, `tail`, `log`: what was recorded. They open the store read-only and need no running gateway."""
 
 import json
+import os
 import re
 import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
-from gateway.cli.frame import Negative, command, configuration, group, json_option, print_json, print_table, say
+from gateway.cli.frame import Negative, command, group, json_option, print_json, print_table, say
+from gateway.cli.sources import recording_option, store
 from gateway.model.recording import CallFilter, CallSummary, OpenCall, Record, SessionSummary
 
 FOLLOW_SECONDS = 0.25
@@ -26,22 +27,12 @@ SHOWN_CHARACTERS = 2000
 OTHER = {"call": "another call", "arguments": "other arguments", "result": "another result"}
 """What differs between two sessions, in words."""
 
+FORMATS = ("jsonl", "otlp", "opa")
+
 OUTCOMES = ("completed", "error", "refused", "held", "failed")
 
 
-# --- where from --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _store() -> Iterator[sqlite3.Connection]:
-    """The configuration's store, for reading."""
-    from gateway.adapters.sqlite import read_only
-
-    store = configuration().store
-    if store.path is None:
-        raise Negative(f"the store is `{store.scheme}:`; there is no file to read")
-    with read_only(store.path) as raw:
-        yield raw
+# --- which ones --------------------------------------------------------------------------------------------------
 
 
 class Since(click.ParamType[float]):
@@ -112,11 +103,12 @@ def calls() -> None:
 @_filters
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many at most.")
 @click.option("--before", metavar="SEQ", type=int, help="The next page: the SEQ of the last line shown.")
-def list_(filter: CallFilter, limit: int, before: int | None, as_json: bool) -> None:
+@recording_option
+def list_(filter: CallFilter, limit: int, before: int | None, recording: Path | None, as_json: bool) -> None:
     """List calls, the newest first."""
     from gateway.adapters import queries
 
-    with _store() as raw:
+    with store(recording) as raw:
         found = queries.list_calls(raw, filter, before=before, limit=limit)
     if as_json:
         print_json([asdict(each) for each in found])
@@ -136,21 +128,24 @@ def list_(filter: CallFilter, limit: int, before: int | None, as_json: bool) -> 
 @calls.command()
 @json_option
 @click.argument("id")
-def show(id: str, as_json: bool) -> None:
+@recording_option
+def show(id: str, recording: Path | None, as_json: bool) -> None:
     """Show one call: what was asked, why it ended as it did, what came back. The beginning of an id is enough."""
     from gateway.adapters import queries
 
-    with _store() as raw:
+    with store(recording) as raw:
         try:
             found = queries.find_call(raw, id)
         except queries.Ambiguous as error:
             raise Negative(str(error)) from error
+        erased = queries.erasures(raw, found.seq) if found is not None else {}
         waiting = [each for each in queries.open_calls(raw) if each.id.startswith(id)] if found is None else []
     if found is not None:
         if as_json:
-            print_json({"record": json.loads(found.data), "sha256": found.sha256, "payloads": found.payloads})
+            shown = {"record": json.loads(found.data), "sha256": found.sha256, "payloads": found.payloads}
+            print_json({**shown, "erased": erased})
         else:
-            click.echo("\n".join(map(_safe, _page(found))))
+            click.echo("\n".join(map(_safe, _page(found, erased))))
         return
     if not waiting:
         raise Negative(f"there is no call {id}")
@@ -173,11 +168,12 @@ def sessions() -> None:
 @click.option("--agent", metavar="GLOB", help="Of this agent.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many at most.")
 @click.option("--before", metavar="ID", help="The next page: the id of the last line shown.")
-def list_sessions(agent: str | None, limit: int, before: str | None, as_json: bool) -> None:
+@recording_option
+def list_sessions(agent: str | None, limit: int, before: str | None, recording: Path | None, as_json: bool) -> None:
     """List sessions, the newest first, with the outcomes of their calls."""
     from gateway.adapters import queries
 
-    with _store() as raw:
+    with store(recording) as raw:
         found = queries.list_sessions(raw, agent=agent, before=before, limit=limit)
     if as_json:
         print_json([asdict(each) for each in found])
@@ -197,11 +193,12 @@ def list_sessions(agent: str | None, limit: int, before: str | None, as_json: bo
 @sessions.command("show")
 @json_option
 @click.argument("id")
-def show_session(id: str, as_json: bool) -> None:
+@recording_option
+def show_session(id: str, recording: Path | None, as_json: bool) -> None:
     """Show a session's calls in order, with their timings. The beginning of an id is enough."""
     from gateway.adapters import queries
 
-    with _store() as raw:
+    with store(recording) as raw:
         try:
             session = queries.find_session(raw, id)
         except queries.Ambiguous as error:
@@ -240,10 +237,12 @@ def _tree(session: SessionSummary, found: Iterator[CallSummary]) -> Iterator[str
 @click.argument("right", metavar="B")
 @click.option("--ignore", multiple=True, metavar="PATHGLOB", help="Do not compare this part (`**.datetime`).")
 @click.option("--all", "every", is_flag=True, help="Every difference, not only the first.")
-def diff(left: str, right: str, ignore: tuple[str, ...], every: bool, as_json: bool) -> None:
+@recording_option
+def diff(left: str, right: str, ignore: tuple[str, ...], every: bool, recording: Path | None, as_json: bool) -> None:
     """Show where two runs of the same task part: the first call, arguments or result that differ.
 
-    A and B are sessions of the store or exported files. The exit code is 1 where they differ.
+    A and B are sessions of the store (with --recording, of that file), or exported files of one session each. The exit code
+    is 1 where they differ.
     """
     from gateway import playing
     from gateway.adapters.recordings import recorded_calls
@@ -252,7 +251,8 @@ def diff(left: str, right: str, ignore: tuple[str, ...], every: bool, as_json: b
     from gateway.replay.comparing import partings
 
     first, second = (
-        recorded_calls(playing.one_session(recording_of(source), named=source)) for source in (left, right)
+        recorded_calls(playing.one_session(recording_of(source, recording=recording), named=source))
+        for source in (left, right)
     )
     found = list(partings(first, second, ignore))
     if not every:
@@ -298,8 +298,9 @@ def diff(left: str, right: str, ignore: tuple[str, ...], every: bool, as_json: b
 @_filters
 @click.option("-n", "lines", default=10, show_default=True, type=click.IntRange(0), help="How many to begin with.")
 @click.option("--no-follow", is_flag=True, help="End after those.")
-def tail(filter: CallFilter, lines: int, no_follow: bool, as_json: bool) -> None:
-    """Follow calls as they end."""
+@recording_option
+def tail(filter: CallFilter, lines: int, no_follow: bool, recording: Path | None, as_json: bool) -> None:
+    """Follow calls as they end. A recording ends by itself."""
     from gateway.adapters import queries
 
     def put(each: CallSummary) -> None:
@@ -310,13 +311,13 @@ def tail(filter: CallFilter, lines: int, no_follow: bool, as_json: bool) -> None
             line = f"{_time(each.at)} {each.agent} {each.tool} {_word(each)}{code} {_ms(each.elapsed_us)} ms {each.id}"
             click.echo(_safe(line))
 
-    with _store() as raw:
+    with store(recording) as raw:
         after = queries.head(raw)
         recent = queries.list_calls(raw, filter, before=after + 1, limit=lines) if lines else []
         for each in reversed(recent):
             put(each)
         try:
-            while not no_follow:
+            while not (no_follow or recording is not None):
                 for each in queries.list_calls(raw, filter, after=after, limit=queries.PAGE):
                     put(each)
                     after = each.seq
@@ -335,26 +336,90 @@ def log() -> None:
 
 @log.command()
 @_filters
+@recording_option
+@click.option(
+    "--format", "format_", type=click.Choice(FORMATS), default="jsonl", show_default=True, help="What to write."
+)
+@click.option(
+    "--redact", multiple=True, metavar="GLOB", help="Leave this part of arguments and results out (`**.email`)."
+)
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file.")
-def export(filter: CallFilter, output: Path | None) -> None:
-    """Export records with their payloads as JSON Lines; with a filter, the calls that it names."""
-    from gateway.adapters import queries
+@json_option
+def export(
+    filter: CallFilter,
+    recording: Path | None,
+    format_: str,
+    redact: tuple[str, ...],
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Export records with their payloads; with a filter, the calls that it names.
 
+    jsonl: every record's exact bytes, which verify, import and replay elsewhere. otlp: the spans of calls, as OTLP JSON. opa:
+    the policy's decisions, as OPA's decision log. With --json and a file, what was written is told as JSON.
+    """
+    from gateway.decide.obligations import GlobError, compile_glob
+    from gateway.replay import exporting
+
+    try:
+        for glob in redact:
+            compile_glob(glob)
+    except GlobError as error:
+        raise click.UsageError(f"--redact: {error}") from None
     chosen = None if filter == CallFilter() else filter
-    with _store() as raw:
+    with store(recording) as raw:
+        found = exporting.exported(raw, format_, chosen, redact)
         if output is None:
             stream = sys.stdout.buffer
-            for line in queries.export_lines(raw, chosen):
+            for line in found:
                 stream.write(line + b"\n")
             stream.flush()
             return
-        count = 0
-        with output.open("wb") as file:
-            output.chmod(0o600)
-            for line in queries.export_lines(raw, chosen):
-                file.write(line + b"\n")
+        count = size = 0
+        with _private(output) as file:
+            for line in found:
+                size += file.write(line + b"\n")
                 count += 1
-    say(f"{count} lines in {output}")
+    if as_json:
+        print_json({"file": str(output), "format": format_, "lines": count, "bytes": size})
+    else:
+        say(f"{count} lines in {output}")
+
+
+def _private(path: Path) -> BinaryIO:
+    """A new file, or an old one emptied, that is its owner's alone from its first byte on."""
+    file = os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb")
+    os.fchmod(file.fileno(), 0o600)
+    file.truncate(0)
+    return file
+
+
+@log.command("import")
+@json_option
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--store",
+    "into",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="The store to make; there must be none yet.",
+)
+def import_(file: Path, into: Path, as_json: bool) -> None:
+    """Make a store of an exported FILE, to be read with --recording: no gateway runs on it.
+
+    One that is read often, or is large, is read faster so.
+    """
+    from gateway.adapters.imports import import_file, is_store
+
+    if is_store(file):
+        raise Negative(f"{file} is a store already; --recording takes it as it is")
+    found = import_file(file, into)
+    if as_json:
+        print_json(asdict(found))
+        return
+    redacted = f" ({found.redacted} with parts left out)" if found.redacted else ""
+    say(f"{found.records} records, {found.calls} calls, {found.payloads} payloads{redacted} in {into}")
 
 
 @log.command()
@@ -387,10 +452,16 @@ def verify(file: Path | None, keys: tuple[Path, ...], held: Path | None, as_json
     envelopes = read_envelopes(held) if held is not None else []
     signatures = Signatures([load_public(path.read_bytes()) for path in keys], envelopes) if keys else None
     if file is not None:
-        with file.open("rb") as lines:
-            found = queries.verify_lines(lines, signatures)
+        from gateway.adapters.imports import is_store
+
+        if is_store(file):
+            with store(file) as raw:
+                found = queries.verify(raw, signatures=signatures)
+        else:
+            with file.open("rb") as lines:
+                found = queries.verify_lines(lines, signatures)
     else:
-        with _store() as raw:
+        with store() as raw:
             found = queries.verify(raw, signatures=signatures)
     signed = signatures.signed_up_to if signatures is not None else 0
     proven = found.fault is None and signed > 0
@@ -414,10 +485,32 @@ def verify(file: Path | None, keys: tuple[Path, ...], held: Path | None, as_json
         raise Negative("")
 
 
+@log.command()
+@click.argument("call")
+@click.option(
+    "--only", type=click.Choice(["request", "response", "exchange"]), multiple=True, help="Absent: all of it."
+)
+@json_option
+def erase(call: str, only: tuple[str, ...], as_json: bool) -> None:
+    """Erase what is kept of a CALL's contents. Its record stays, and a signed tombstone says who erased what.
+
+    Needs an operator's key. Copies elsewhere (exports, backups, what a tool server keeps) are not reached.
+    """
+    from gateway.cli.frame import configuration
+    from gateway.cli.running import ask
+
+    params = {"id": call, **({"roles": list(only)} if only else {})}
+    done = ask(configuration(), "calls.erase", params, key=True)
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"erased of call {done['call_id']}: {', '.join(done['erased'])}")
+
+
 # --- one call on one page ----------------------------------------------------------------------------------------
 
 
-def _page(found: Record) -> Iterator[str]:
+def _page(found: Record, erased: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Why a call ended as it did."""
     body = found.body
     asked: Mapping[str, Any] = body["command"]
@@ -461,12 +554,14 @@ def _page(found: Record) -> Iterator[str]:
     request = found.payloads.get("request") or {}
     yield ""
     yield "request" + _kept(asked["request"])
+    yield from _gone(erased.get("request"))
     yield from _indented(request.get("params", {}).get("arguments"))
     if request.get("forwarded") is not None:
         yield "forwarded as"
         yield from _indented(request["forwarded"])
     if body["response"] is not None:
         yield "response" + _kept(body["response"])
+        yield from _gone(erased.get("response"))
         yield from _indented(found.payloads.get("response"))
     yield ""
     yield f"record {found.seq}, sha256 {found.sha256}"
@@ -536,6 +631,12 @@ def _kept(commitment: Mapping[str, Any]) -> str:
     if commitment["erased"]:
         parts.append(f"erased: {', '.join(commitment['erased'])}")
     return f" ({'; '.join(parts)})"
+
+
+def _gone(tombstone: Mapping[str, Any] | None) -> Iterator[str]:
+    """What took the place of a payload that was erased afterwards."""
+    if tombstone is not None:
+        yield f"  erased by {tombstone['by']} at {_time(tombstone['at'])}"
 
 
 def _indented(value: Any) -> Iterator[str]:

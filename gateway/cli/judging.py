@@ -11,6 +11,7 @@ import click
 
 from gateway.cli import frame
 from gateway.cli.frame import Negative, print_json, say
+from gateway.cli.sources import store
 from gateway.model.recording import CallFilter
 
 if TYPE_CHECKING:
@@ -49,10 +50,8 @@ class Source:
     def __init__(self, file: Path | None, filter: CallFilter, stack: ExitStack) -> None:
         self._file, self._filter = file, filter
         self._raw: Any = None
-        if file is None:
-            from gateway.cli.replay import store
-
-            self._raw = stack.enter_context(store())
+        if file is None or _is_store(file):
+            self._raw, self._file = stack.enter_context(store(file)), None
         self.name = str(file) if file is not None else "the store"
 
     def policies(self) -> list[bytes]:
@@ -91,6 +90,12 @@ class Source:
         with self._file.open("rb") as lines:
             for data, request in requests_of(lines, self._filter):
                 yield Item(data, request)
+
+
+def _is_store(file: Path) -> bool:
+    from gateway.adapters.imports import is_store
+
+    return is_store(file)
 
 
 def run(

@@ -1,9 +1,8 @@
 """`replay`: a recorded session served again, judged again, or called again."""
 
-import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 
 from gateway.cli import frame, judging
 from gateway.cli.frame import Negative, group, say
+from gateway.cli.sources import store
 from gateway.decide.playback import RecordedCall, shown
 from gateway.model.recording import CallFilter
 
@@ -27,35 +27,27 @@ def replay() -> None:
 # --- where from -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def store() -> Iterator[sqlite3.Connection]:
-    """The configuration's store, for reading."""
-    from gateway.adapters.sqlite import read_only
-
-    configured = frame.configuration().store
-    if configured.path is None:
-        raise Negative(f"the store is `{configured.scheme}:`; there is no file to read")
-    with read_only(configured.path) as raw:
-        yield raw
-
-
-def recording_of(source: str, session: str | None = None) -> "Recording":
-    """The recording of a file, or else of a session in the store (its id, or the beginning of it).
+def recording_of(source: str, session: str | None = None, recording: Path | None = None) -> "Recording":
+    """The recording of a file, or else of a session in the store or in `recording` (its id, or the beginning of it).
 
     Raises:
         Negative: there is no such file and no such session.
         RecordingError: it cannot be read.
     """
     from gateway.adapters import queries
+    from gateway.adapters.imports import is_store
     from gateway.adapters.recordings import read_recording
 
     path = Path(source)
-    if path.is_file():
+    if recording is None and path.is_file():
+        if is_store(path):
+            with store(path) as raw:
+                return read_recording(queries.export_lines(raw), session=session)
         with path.open("rb") as lines:
             return read_recording(lines, session=session)
-    if "/" in source or source.endswith((".jsonl", ".json")):
+    if recording is None and ("/" in source or source.endswith((".jsonl", ".json"))):
         raise Negative(f"{source}: there is no such file")
-    with store() as raw:
+    with store(recording) as raw:
         try:
             found = queries.find_session(raw, source)
         except queries.Ambiguous as error:

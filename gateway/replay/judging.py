@@ -227,7 +227,9 @@ def judged(
         return
     gone: Sequence[str] = command["request"]["erased"]
     asked = [records.question(one, request) for one in decisions]
-    erased = [_erased(one, gone, number) for number, one in enumerate(decisions)] if gone else [()] * len(decisions)
+    erased = (
+        [erased_paths(one, gone, number) for number, one in enumerate(decisions)] if gone else [()] * len(decisions)
+    )
     _reproduce(tally, about, decisions, asked, erased, gone, old.get(command["policy_revision"]))
     if gone and matters(erased[0], candidate_reads):
         places = ", ".join(sorted({".".join(path) for path in erased[0]}))
@@ -279,7 +281,7 @@ def _same_decision(left: Any, right: Any) -> bool:
     return type(one) is type(other) and _ruling_of(one)[2] == _ruling_of(other)[2]
 
 
-def _erased(decision: Mapping[str, Any], gone: Sequence[str], number: int) -> tuple[Path, ...]:
+def erased_paths(decision: Mapping[str, Any], gone: Sequence[str], number: int) -> tuple[Path, ...]:
     """The paths of a question (as `input` has them) that were erased before it was recorded."""
     prefixes: dict[str, Path] = {f"decisions.{number}.question": ()}
     match decision.get("arguments"):
