@@ -115,6 +115,19 @@ def record(raw: sqlite3.Connection, seq: int) -> Record | None:
     return None
 
 
+def erasures(raw: sqlite3.Connection, seq: int) -> dict[str, dict[str, Any]]:
+    """Which payloads of a record were erased, by role: the bodies of their tombstones."""
+    found: dict[str, dict[str, Any]] = {}
+    rows = raw.execute(
+        "SELECT data FROM records WHERE type = 'tombstone' AND type <> 'call' AND seq > ? ORDER BY seq", (seq,)
+    )
+    for (data,) in rows:
+        fields = orjson.loads(data)
+        if fields["body"]["kind"] == "payload" and fields["body"]["seq"] == seq:
+            found[str(fields["body"]["role"])] = {**fields["body"], "at": fields["at"]}
+    return found
+
+
 def snapshot(raw: sqlite3.Connection, sha256: str) -> bytes | None:
     """A stored snapshot's bytes."""
     row = raw.execute("SELECT encoding, data FROM snapshots WHERE sha256 = ?", (sha256,)).fetchone()
