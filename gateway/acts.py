@@ -93,6 +93,9 @@ class Letters(Protocol):
     async def close(self, call_id: str, state: str, by: str, retried_as: str = "") -> None: ...
 
 
+PAYLOADS = ("request", "response", "exchange")
+"""What is kept beside a call's record and can be erased: the request, the response, and what was said meanwhile."""
+
 Act = Callable[[Operator, Mapping[str, Any]], Awaitable[Any]]
 
 
@@ -132,11 +135,12 @@ class Acts:
         resolve_doubt: Callable[[str], bool],
         stop_conditions: Callable[[Principal], Sequence[str]],
         rotate: Callable[[], Awaitable[Any]],
+        erase: Callable[[str, Sequence[str], str], Awaitable[Mapping[str, Any]]],
         letters: Letters,
         redo: Callable[[Any], Awaitable[Mapping[str, Any]]],
     ) -> None:
         self._letters, self._redo, self._stop_conditions = letters, redo, stop_conditions
-        self._rotate = rotate
+        self._rotate, self._erase = rotate, erase
         self._engine, self._book, self._stops, self._stop = engine, book, stops, stop
         self._breaker, self._journal, self._clock, self._reload = breaker, journal, clock, reload
         self._view, self._principals, self._parts, self._resolve_doubt = view, principals, parts, resolve_doubt
@@ -170,6 +174,7 @@ class Acts:
             "reload": Command("operator", self._reloaded, changes=True),
             "resolve": Command("operator", self._resolve, changes=True),
             "keys.rotate": Command("operator", self._rotated, changes=True),
+            "calls.erase": Command("operator", self._erased, changes=True),
             "dead-letters.list": Command(None, self._list_letters),
             "dead-letters.show": Command("viewer", self._show_letter),
             "dead-letters.retry": Command("operator", self._retry_letter, changes=True),
@@ -540,6 +545,13 @@ class Acts:
             (Write(kind="idempotency.resolved", data={"call_id": call_id}),),
         )
         return {"call_id": call_id, "resolved": True}
+
+    async def _erased(self, operator: Operator, params: Mapping[str, Any]) -> Any:
+        """Erase payloads of one recorded call: `{id, roles?}`."""
+        roles = params.get("roles") or list(PAYLOADS)
+        if not isinstance(roles, list) or not all(role in PAYLOADS for role in roles):
+            raise ActInvalid(f"`roles` is a list of {', '.join(PAYLOADS)}")
+        return await self._erase(str(params.get("id") or ""), roles, operator.id)
 
     async def _rotated(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         before, public = await self._rotate()

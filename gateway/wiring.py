@@ -160,6 +160,7 @@ class Runtime:
     keys: StoredKeys
     letters: dead_letters.Kept
     checkpoints: Checkpoints
+    retention: Retention
     stops: Stops
     ledger: Ledger
     quotas: Quotas
@@ -386,6 +387,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             clock=clock,
             started_at=now,
             put_stop=put_stop,
+            retention=retaining,
             edge=edge_settings(configuration),
             unnamed=unnamed,
         )
@@ -487,6 +489,7 @@ def acts(runtime: Runtime, refusals: Counter[str]) -> Acts:
         principals=principals,
         resolve_doubt=runtime.keys.forget,
         rotate=lambda: runtime.checkpoints.rotate(runtime.configuration().store.path),
+        erase=runtime.retention.erase,
         stop_conditions=lambda principal: limits.stop_conditions(runtime.configuration(), principal),
         letters=runtime.letters,
         redo=redo,

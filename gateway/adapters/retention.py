@@ -210,7 +210,7 @@ class Retention:
             began = time.perf_counter()
             gone = await self._journal.between(_drop_batch, last, rows)
             if gone == 0:
-                return dropped
+                break
             dropped += gone
             took = time.perf_counter() - began
             if took > BATCH_SECONDS:
@@ -218,6 +218,11 @@ class Retention:
             elif gone == rows:
                 rows = min(MOST_RECORDS, rows * 2)
             await anyio.sleep(took * REST)
+        while True:
+            began = time.perf_counter()
+            if await self._journal.between(_give_back) == 0:
+                return dropped
+            await anyio.sleep((time.perf_counter() - began) * REST)
 
 
 # --- what is due -------------------------------------------------------------------------------------------------
@@ -357,8 +362,15 @@ def _drop_batch(raw: sqlite3.Connection, last: int, rows: int) -> int:
             "DELETE FROM sessions WHERE id = ? AND NOT EXISTS (SELECT 1 FROM calls WHERE session_id = sessions.id)",
             sessions,
         )
-        raw.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+    _give_back(raw)
     return count
+
+
+def _give_back(raw: sqlite3.Connection) -> int:
+    """Give free pages at the end of the file back to the file system. How many are still free."""
+    # As a script: `execute` runs this pragma's first step alone, which is one page.
+    raw.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+    return int(raw.execute("PRAGMA freelist_count").fetchone()[0])
 
 
 def _overwrite_wal(raw: sqlite3.Connection) -> None:

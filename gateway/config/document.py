@@ -485,6 +485,8 @@ ACTIVE_SECTIONS: frozenset[str] = frozenset(
         "approvals",
         "approvals.notify",
         "recording",
+        "recording.retain",
+        "recording.max_bytes",
         "evidence",
     }
 )

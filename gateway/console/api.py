@@ -359,6 +359,12 @@ class LetterShown(Letter):
     params: dict[str, JsonValue] | None
 
 
+class Erasing(Asked):
+    """Which of a call's payloads; absent: all."""
+
+    roles: list[Literal["request", "response", "exchange"]] | None = None
+
+
 class Anything(BaseModel):
     """An object."""
 
@@ -422,6 +428,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST", path="/holds/{id}/deny", act="holds.deny", role="approver", answer=HoldSummary, asked=Denying,
         fixed={"channel": "api"}, summary="Deny",
+    ),
+    Operation(
+        method="POST", path="/calls/{id}/erase", act="calls.erase", role="operator", answer=Anything, asked=Erasing,
+        summary="Erase what is kept of a call's contents; a signed tombstone says so",
     ),
     Operation(method="GET", path="/servers", act="servers", summary="Tool servers and their states", answer=list[ServerState]),
     Operation(method="GET", path="/breakers", act="breakers", summary="Circuit breakers that were ever used", answer=list[BreakerState]),
