@@ -30,13 +30,18 @@ from gateway.rego.emit import SPLIT_BLOCKS, TooDeep, Writer
 from gateway.rego.errors import COMPILE, CompileError, Problem
 from gateway.rego.literals import is_literal, literal_value
 from gateway.rego.printer import term_text
-from gateway.rego.rewrite import PRINT, TEMPLATE
+from gateway.rego.rewrite import PRINT, TEMPLATE, is_true_body
 from gateway.rego.ruletree import Node, ground_prefix, is_data_ref
 from gateway.rego.safety import Arity, all_vars
 from gateway.rego.values import Key, RegoSet, Value, key
 
 _COMPARE = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _MEMBER = "internal.member_2"
+_ARITHMETIC = {"plus": "+", "minus": "-", "mul": "*"}
+_TYPE_TESTS = {
+    "is_string": "type({}) is str", "is_boolean": "type({}) is bool", "is_array": "type({}) is list", "is_object": "type({}) is dict",
+    "is_set": "type({}) is RegoSet", "is_null": "{} is None",
+}  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -182,6 +187,22 @@ class CodeGenerator:
             number = self.places[loc] = len(self.program.locations)
             self.program.locations.append(loc)
         return number
+
+    def constant_value(self, group: Group) -> ast.Term | None:
+        """The value of a document that is one constant, whatever is asked (`roles := {"a", "b"}`)."""
+        if group.kind != "complete" or len(group.rules) != 1 or self.coverage or self.targets.touch(group.node.path):
+            return None
+        rule = group.rules[0]
+        value = rule.head.value
+        if (
+            rule.default
+            or rule.otherwise is not None
+            or not is_true_body(rule.body)
+            or value is None
+            or not is_literal(value)
+        ):
+            return None
+        return value
 
     def constant(self, value: Value, text: str) -> str:
         name = self.constants.get(text)
@@ -835,7 +856,8 @@ class FunctionWriter(Writer):
         free_item = isinstance(item, ast.Var) and item.name not in self.bound
         value = self.var(item.name) if isinstance(item, ast.Var) and free_item else self.temp()
         if self.is_unused(step) or (isinstance(step, ast.Var) and step.name == "$"):
-            self.open_for(f"for {value} in values({container}):")
+            container = self.name(container)
+            self.open_for(f"for {value} in {container} if type({container}) is list else values({container}):")
             if isinstance(item, ast.Var) and free_item:
                 self.bound.add(item.name)
             return value
@@ -985,6 +1007,10 @@ class FunctionWriter(Writer):
         if group.kind == "function":
             return "U", True
         found = self.temp()
+        constant = self.gen.constant_value(group)
+        if constant is not None:
+            self.line(f"{found} = {self.value(constant)}")
+            return self.descend(found, steps, undefined=False)
         if steps and group.kind in ("set", "object") and self.is_bound(steps[0]):
             self.gen.keyed.add(number)
             self.line(f"{found} = k{number}({self.c}, {self.value(steps[0])})")
@@ -1094,7 +1120,8 @@ class FunctionWriter(Writer):
                 if not value.isidentifier():
                     self.line(value)
                 return
-            self.match(output, self.name(value) if not isinstance(output, ast.Var) else value)
+            free = isinstance(output, ast.Var) and output.name not in self.bound
+            self.match(output, value if free else self.name(value))
             return
         if plain == "boolean":
             self.fail_if(f"not {result}")
@@ -1159,20 +1186,57 @@ class FunctionWriter(Writer):
             self.line(f"{result} = shown({texts[0]})")
             return
         function = self.builtin(name, loc)
+        quick = self.quick(name, texts)
+        if quick is not None:
+            self.line(f"if {quick[0]}: {result} = {quick[1]}")
+            self.line("else:")
+            self.indent += 1
         self.line(f"try: {result} = {function}({', '.join(['q', *texts])})")
         self.line("except BuiltinError as e:")
         self.line(f"\tq.failed(e, {name!r}, {self.gen.place(loc)})")
         self.line(f"\t{result} = U")
+        if quick is not None:
+            self.indent -= 1
+
+    def quick(self, name: str, texts: list[str]) -> tuple[str, str] | None:
+        """For operands of everyday types, a condition and the result, written out."""
+        if not all(text.isidentifier() or text[:1] in "'\"0123456789" for text in texts):
+            return None
+        if name in _ARITHMETIC:
+            a, b = texts
+            tests = [f"type({text}) is int" for text in texts if text.isidentifier()]
+            return " and ".join(tests) or "True", f"{a} {_ARITHMETIC[name]} {b}"
+        if name == "count" and texts[0].isidentifier():
+            return f"type({texts[0]}) in SIZED", f"len({texts[0]})"
+        if name in ("startswith", "endswith", "contains"):
+            # Text beyond ASCII may not be Unicode, which the builtin looks at.
+            tests = [f"type({text}) is str and {text}.isascii()" for text in texts if text.isidentifier()]
+            if not all(
+                text.isidentifier() or (text[0] in "'\"" and text.isascii() and "\\" not in text) for text in texts
+            ):
+                return None
+            a, b = texts
+            return " and ".join(tests) or "True", f"{b} in {a}" if name == "contains" else f"{a}.{name}({b})"
+        return None
 
     def inline(self, name: str, args: list[ast.Term], texts: list[str]) -> tuple[str, str] | None:
         """Operators that cannot fail, written out."""
         if name in ("internal.member_2", "internal.member_3"):
             self.gen.used_builtins.add(name)
             return f"{'member' if len(args) == 2 else 'member_at'}({', '.join(texts)})", "boolean"
+        if name in _TYPE_TESTS and texts[0].isidentifier() and texts[0] not in ("None", "True", "False"):
+            self.gen.used_builtins.add(name)
+            return f"({_TYPE_TESTS[name].format(texts[0])})", "boolean"
         if len(args) != 2:
             return None
         a, b = args
         x, y = texts
+        if name in _ARITHMETIC and all(isinstance(arg, ast.Scalar) and type(arg.value) is int for arg in args):
+            self.gen.used_builtins.add(name)
+            folded = {"plus": int.__add__, "minus": int.__sub__, "mul": int.__mul__}[name](
+                literal_value(a), literal_value(b)
+            )
+            return self.literal(folded), "value"
         if name in ("equal", "neq"):
             if isinstance(b, ast.Scalar) and not isinstance(a, ast.Scalar):
                 differs = self.unequal(self.name(x), b)

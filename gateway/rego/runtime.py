@@ -272,6 +272,8 @@ def is_collection(value: Value) -> bool:
     return kind is list or kind is dict or kind is RegoSet
 
 
+SIZED: Final = frozenset((list, dict, RegoSet))
+"""Types of which `len` is what `count` counts."""
 FREE: Final = M
 """A step of a path that any key may take."""
 
@@ -455,6 +457,12 @@ def _finish(node: dict[Key, Any]) -> dict[Key, Value]:
 def member(item: Value, container: Value) -> bool:
     """`item in container`."""
     kind = type(container)
+    if type(item) is str:  # which equals nothing but strings, to Python as to Rego
+        if kind is list:
+            return item in container
+        if kind is RegoSet:
+            return item in container.members
+        return kind is dict and item in container.values()
     if kind is RegoSet:
         return key(item) in container.members
     if kind is list:
@@ -498,7 +506,7 @@ def print_line(q: Query, parts: Sequence[Sequence[Value]], at: int) -> None:
 
 
 __all__ = [
-    "FREE", "Builder", "Context", "M", "Query", "U", "base_at", "call_mock", "compare", "dynamic", "equal", "extent", "index", "index_stored",
+    "FREE", "SIZED", "Builder", "Context", "M", "Query", "U", "base_at", "call_mock", "compare", "dynamic", "equal", "extent", "index", "index_stored",
     "is_collection", "items", "key", "lookup", "lookup_stored", "make_set", "member", "member_at", "patched", "print_line", "put",
     "shown", "steps_of", "values",
 ]  # fmt: skip

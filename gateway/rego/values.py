@@ -152,11 +152,17 @@ class CompositeKey:
         return f"key({to_rego(self.value)})"
 
 
+_HASHED_AS_THEY_ARE: Final = frozenset((str, int, type(None)))
+"""Types of values that are their own keys."""
+
+
 def _hash(value: Value) -> int:
     kind = type(value)
     if kind is list:
         return hash((list, tuple([item if type(item) is str else hash(key(item)) for item in value])))
     if kind is dict:
+        if _HASHED_AS_THEY_ARE.issuperset(map(type, value.values())):
+            return hash((dict, frozenset(value.items())))
         return hash(
             (dict, frozenset([(k, item if type(item) is str else hash(key(item))) for k, item in value.items()]))
         )
@@ -209,8 +215,9 @@ class RegoSet:
     @staticmethod
     def of(members: dict[Key, Value]) -> RegoSet:
         """A set that takes over a dict of value by canonical key."""
-        made = RegoSet()
+        made = _new_set(RegoSet)
         made.members = members
+        made._sorted = None
         return made
 
     def sorted(self) -> list[Value]:
@@ -248,6 +255,7 @@ class RegoSet:
         return RegoSet.of({k: v for k, v in self.members.items() if k not in other.members})
 
 
+_new_set: Final[Callable[[type[RegoSet]], RegoSet]] = object.__new__
 TRUE_KEY: Final = CompositeKey(True)
 FALSE_KEY: Final = CompositeKey(False)
 

@@ -18,7 +18,9 @@ from gateway.rego.values import Value
 @builtin("glob.match")
 def glob_match(ctx: BuiltinContext, pattern: Value, delimiters: Value, text: Value) -> Value:
     expression = string(pattern, 1)
-    if delimiters is None:
+    if type(delimiters) is list and len(delimiters) == 1 and delimiters[0] == "/":
+        separators = "/"
+    elif delimiters is None:
         separators = ""
     elif type(delimiters) is list:
         for delimiter in delimiters:

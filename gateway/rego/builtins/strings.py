@@ -271,13 +271,47 @@ def format_int(ctx: BuiltinContext, value: Value, base: Value) -> Value:
 @builtin("sprintf")
 def sprintf(ctx: BuiltinContext, template: Value, values: Value) -> Value:
     text = string(template, 1)
-    arguments = [_argument(value) for value in operands.array(values, 2)]
+    plain = _plain(text, operands.array(values, 2))
+    if plain is not None:
+        charge_text(ctx, len(plain))
+        return plain
+    arguments = [_argument(value) for value in values]
     try:
         result = fmt.sprintf(text, arguments, ctx.charge)
     except fmt.Unsupported as error:
         raise UnsupportedError(str(error)) from None
     charge_text(ctx, len(result))
     return result
+
+
+@lru_cache(maxsize=1024)
+def _literals(template: str) -> tuple[tuple[str, ...], str] | None:
+    """The texts around the verbs and the verbs, of a template that has none but `%s`, `%v` and `%d`."""
+    parts = re.split("%([svd])", template)
+    if any("%" in literal for literal in parts[::2]):
+        return None
+    return tuple(parts[::2]), "".join(parts[1::2])
+
+
+def _plain(template: str, values: list[Value]) -> str | None:
+    """What everyday templates give, without the machinery: strings, and integers of 64 bits."""
+    known = _literals(template)
+    if known is None or len(known[1]) != len(values):
+        return None
+    literals, verbs = known
+    out = [literals[0]]
+    for verb, value, literal in zip(verbs, values, literals[1:], strict=True):
+        kind = type(value)
+        if kind is str:
+            if verb == "d":
+                return None
+            out.append(string(value, 2))
+        elif kind is int and verb != "s" and operands.INT64_MIN <= value <= operands.INT64_MAX:
+            out.append(str(value))
+        else:
+            return None
+        out.append(literal)
+    return "".join(out)
 
 
 def _argument(value: Value) -> fmt.Argument:

@@ -6,6 +6,7 @@ character. The lexer is that library's, with its errors and its odd cases; what 
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any, Final
 
@@ -151,7 +152,7 @@ class _Compiler:
 class Glob:
     """A compiled glob; safe to share between threads."""
 
-    __slots__ = ("_literal", "_regexp")
+    __slots__ = ("_affixes", "_literal", "_regexp")
 
     def __init__(self, pattern: str, separators: str) -> None:
         if len(pattern) > MAX_PATTERN_LENGTH:
@@ -160,7 +161,8 @@ class Glob:
         expression = compiler.compile()
         self._literal = "".join(compiler.literal) if compiler.literal is not None else None
         self._regexp: Any = None
-        if self._literal is None:
+        self._affixes = _affixes(pattern, separators)
+        if self._literal is None and self._affixes is None:
             options = re2.Options()
             options.log_errors = False
             options.never_capture = True
@@ -174,7 +176,26 @@ class Glob:
         """Whether the glob matches the whole text."""
         if self._literal is not None:
             return self._literal == text
+        if self._affixes is not None:
+            prefix, suffix, barriers = self._affixes
+            size = len(text) - len(suffix)
+            if size < len(prefix) or not text.startswith(prefix) or not text.endswith(suffix):
+                return False
+            middle = text[len(prefix) : size]
+            return not any(barrier in middle for barrier in barriers)
         return self._regexp.fullmatch(text.encode()) is not None
+
+
+_ONE_STAR: Final = re.compile(r"([^*?\[\]{}\\,!]*)(\*\*?)([^*?\[\]{}\\,!]*)")
+
+
+def _affixes(pattern: str, separators: str) -> tuple[str, str, str] | None:
+    """For a glob with one star: what stands before and after it, and what it does not match."""
+    found = _ONE_STAR.fullmatch(pattern)
+    if found is None:
+        return None
+    before, star, after = found.groups()
+    return before, after, "" if star == "**" else separators
 
 
 @lru_cache(maxsize=2048)

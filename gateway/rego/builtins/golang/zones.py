@@ -55,8 +55,13 @@ class Location:
         place = bisect_right(self.when, at) - 1
         last = place == len(self.when) - 1
         if last and self.extend:
+            # Times of one question lie close together, and computing a year's changes takes longer than all the rest.
+            extended = _recent.get(self.extend)
+            if extended is not None and extended.start <= at < extended.end and extended.start >= self.when[place]:
+                return extended
             extended = _extended(self.extend, self.when[place], at)
             if extended is not None:
+                _recent[self.extend] = extended
                 return extended
         return Span(self.zones[self.index[place]], self.when[place], OMEGA if last else self.when[place + 1])
 
@@ -73,6 +78,8 @@ class Location:
         return 0
 
 
+_recent: Final[dict[str, Span]] = {}
+"""By the rule of a zone, what it said last."""
 _UTC: Final = Zone("UTC", 0, False)
 UTC: Final = Location("UTC", (), (), (), "")
 
