@@ -11,8 +11,12 @@ batch gathers by itself, so that no artificial window is needed. One call in fli
     record ┘             ▲                  │
                          └── meanwhile ─────┘
 
-The outcome of a read has nobody waiting; it lingers for two milliseconds at most, so that in a row of calls the commit of
-the next begin takes it along and no begin waits behind it.
+Reads go another way, since most calls are reads and nobody waits for their outcome. Their begin and their end are appended
+to the spool (`gateway.adapters.spool`), from which a later start takes them if this process is killed; the ends linger for
+25 milliseconds at most and are committed many at a time. A begin is moved into the store where its call lasts longer than a
+second, or when somebody looks, or when the spool is to be emptied.
+
+    begin ─► spool           end ─► spool, and the queue
 
 Durability is chosen per batch: SQLite in WAL mode with `synchronous=NORMAL` survives a killed process, with `FULL` a power
 loss too. With `by-risk` a batch of reads alone is `NORMAL`.
@@ -27,6 +31,8 @@ Readers open with `query_only` and never checkpoint.
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import logging
 import os
 import platform
@@ -39,12 +45,14 @@ from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
+import msgspec
 import orjson
 
 import gateway
 from gateway.adapters import records
 from gateway.adapters.migrations import STEPS
 from gateway.adapters.records import EncodedCall, EncodedCommand, Payload
+from gateway.adapters.spool import MOST_BYTES, Spool, SpooledBegin, SpooledEnd
 from gateway.adapters.sqlite import Connection, connect, migrate, transaction
 from gateway.adapters.writes import Chained, Statement, WriteKind
 from gateway.model.call import Call, Risk
@@ -62,8 +70,20 @@ T = TypeVar("T")
 QUEUED_LIMIT: Final = 4096
 """Entries that may wait for their commit; beyond, the outcomes of reads wait for theirs too."""
 
-LINGER_SECONDS: Final = 0.002
-"""How long the outcome of a read waits for company: nobody waits for it, and the next call's begin takes it along."""
+LINGER_SECONDS: Final = 0.025
+"""How long the outcome of a read waits for company: nobody waits for it, and in the spool it is safe."""
+
+SPOOL_SECONDS: Final = 0.002
+"""How long it waits for the next call's begin to take it along into the spool."""
+
+COMPANY: Final = 64
+"""Outcomes of reads that are enough company."""
+
+LASTING_SECONDS: Final = 1.0
+"""A read that lasts longer has its begin in the store, where other processes can see it."""
+
+SPOOL_BYTES: Final = 4_194_304
+"""When so much is in the spool's file, it is emptied."""
 
 UNWRITTEN_LIMIT: Final = 10_000
 """Outcomes kept in memory while the store cannot be written; beyond, nothing more begins."""
@@ -124,8 +144,10 @@ class _Entry:
         "error",
         "full",
         "future",
+        "moved",
         "queued_ns",
         "record",
+        "row",
         "snapshot",
         "survives",
         "writes",
@@ -138,15 +160,50 @@ class _Entry:
         self.queued_ns = time.monotonic_ns()
         self.call: Call | None = None
         self.begin: tuple[Any, ...] | None = None
-        """A row of `begins`, its request as a `Payload`."""
+        """A row of `begins`."""
+        self.moved: _Begun | None = None
+        """Whose begin this is, where it comes out of the spool."""
         self.ended: int | None = None
         """The number of the row of `begins` that goes."""
-        self.record: tuple[str, bytes, EncodedCall | None] | None = None
+        self.record: tuple[str, bytes] | None = None
+        """Type and body."""
+        self.row: EncodedCall | None = None
+        """What lies beside the record of a call."""
         self.snapshot: tuple[Any, ...] | None = None
         self.writes: tuple[Write, ...] = ()
         self.survives = False
         """Kept and tried again when it cannot be committed."""
         self.error: BaseException | None = None
+
+
+class _Begun:
+    """A call between its begin and its end."""
+
+    __slots__ = ("at_ns", "command", "frame", "number", "stored")
+
+    def __init__(self, number: int, command: EncodedCommand, frame: SpooledBegin, *, stored: bool) -> None:
+        self.number = number
+        self.command = command
+        self.frame = frame
+        self.stored = stored
+        """Its begin is in the store, or on its way there."""
+        self.at_ns = time.monotonic_ns()
+
+    def row(self) -> tuple[Any, ...]:
+        """Its row of `begins`."""
+        frame = self.frame
+        return (
+            self.number,
+            frame.call_id,
+            frame.at,
+            frame.idempotent,
+            frame.command,
+            frame.trail,
+            frame.commitment,
+            frame.salt,
+            frame.encoding,
+            frame.request,
+        )
 
 
 class SqlJournal:
@@ -157,6 +214,7 @@ class SqlJournal:
         connection: Connection,
         reader: Connection | None,
         *,
+        spool: Spool | None,
         clock: Clock,
         durability: Durability,
         settings: RecordingSettings,
@@ -169,6 +227,8 @@ class SqlJournal:
         """The calls that the process before left behind; their records are written."""
         self._connection = connection
         self._reader = reader or connection
+        self._spool = spool
+        """None where the store is in memory: nothing there survives anything."""
         self._clock = clock
         self._durability = durability
         self._kinds = dict(kinds)
@@ -182,8 +242,15 @@ class SqlJournal:
         self._closing = False
         self._begun = 0
         """The number of the newest row of `begins`."""
-        self._open: dict[str, tuple[int, EncodedCommand]] = {}
+        self._open: dict[str, _Begun] = {}
         """By call id: the calls between begin and end."""
+        self._spooled: dict[str, _Begun] = {}
+        """Those of them whose begin is in the spool alone, the oldest first."""
+        self._aging: asyncio.TimerHandle | None = None
+        self._move_all = False
+        """The next batch takes every begin out of the spool."""
+        self._clearing = False
+        """The spool's other file is emptied with the next batch that is committed whole."""
         self._writer = ""
         self._seq = 0
         self._prev = FIRST_PREV
@@ -205,21 +272,32 @@ class SqlJournal:
         """
         if len(self._unwritten) >= UNWRITTEN_LIMIT:
             raise JournalUnavailable(f"{len(self._unwritten)} outcomes wait to be written: {self._fault}")
+        if self._closing:
+            raise JournalUnavailable("the journal is closed")
         call = begin.call
         command = records.encode_command(call, begin.steps, self.settings)
+        request = command.request
         self._begun += 1
-        entry = self._entry(begin.at, full=self._is_full(call))
-        entry.call, entry.writes = call, begin.writes
-        entry.begin = (
-            self._begun,
+        salt, encoding, data = request.columns()
+        frame = SpooledBegin(
             call.id,
             begin.at,
             call.entry is not None and call.entry.idempotent,
             command.command,
-            records.encode_trail(begin.steps),
-            command.request,
+            command.trail,
+            request.commitment,
+            salt,
+            encoding,
+            data,
         )
-        self._open[call.id] = self._begun, command
+        full = self._is_full(call)
+        spooled = call.risk is Risk.READ and not (full or begin.writes or self._fault)
+        if spooled and self._spooling(frame, len(data or b"")):
+            self._open[call.id] = self._spooled[call.id] = _Begun(self._begun, command, frame, stored=False)
+            return
+        begun = self._open[call.id] = _Begun(self._begun, command, frame, stored=True)
+        entry = self._entry(begin.at, full=full)
+        entry.call, entry.writes, entry.begin = call, begin.writes, begun.row()
         try:
             await self._put(entry)
         except (JournalUnavailable, WriteConflict):
@@ -229,21 +307,33 @@ class SqlJournal:
     async def end(self, end: End) -> None:
         """As `ports.Journal.end`. What could not be committed is kept and tried again, whatever is raised."""
         call = end.call
-        number, command = self._open.pop(call.id, (None, None))
+        begun = self._open.get(call.id)
+        command = None if begun is None else begun.command
         if _size(end) > IN_A_THREAD_BYTES:
             encoded = await anyio.to_thread.run_sync(records.encode_end, end, self.settings, command)
         else:
             encoded = records.encode_end(end, self.settings, command)
+        full = self._is_full(call)
         waits = call.risk is not Risk.READ or len(self._queue) > QUEUED_LIMIT
-        entry = self._entry(end.at, full=self._is_full(call), waits=waits)
+        entry = self._entry(end.at, full=full, waits=waits)
         entry.call, entry.writes, entry.survives = call, end.writes, True
-        entry.ended = number
-        entry.record = (RecordType.CALL, encoded.body, encoded)
+        entry.record, entry.row = (RecordType.CALL, encoded.body), encoded
+        if begun is not None:
+            del self._open[call.id]
+            if begun.stored:
+                entry.ended = begun.number
+            else:
+                del self._spooled[call.id]
         if waits:
             await self._put(entry)
-        else:
-            self._queue.append(entry)
-            self._wake_soon()
+            return
+        self._queue.append(entry)
+        if not (full or end.writes) and self._spool is not None and encoded.stored_bytes < MOST_BYTES:
+            self._spool.hold(SpooledEnd(call.id, end.at, encoded.body, encoded.columns, encoded.summary))
+        if len(self._queue) >= COMPANY:
+            self._wake.set()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SPOOL_SECONDS, self._linger)
 
     async def record(self, type: str, body: Mapping[str, Any], writes: tuple[Write, ...] = ()) -> None:
         """As `ports.Journal.record`.
@@ -257,7 +347,7 @@ class SqlJournal:
             ValueError: the type is none of `RecordType`.
         """
         entry = self._entry(self._clock.time_ns() / 1e9, full=self._durability != "process")
-        entry.record = (RecordType(type), records.encode_body(body), None)
+        entry.record = (RecordType(type), records.encode_body(body))
         entry.writes = writes
         await self._put(entry)
 
@@ -278,9 +368,13 @@ class SqlJournal:
     async def read(self, query: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """The result of `query(connection, ...)`, run beside the writer on a connection that cannot write.
 
+        What was written before it is there, be it only in the spool till now.
+
         Raises:
             JournalUnavailable: the store cannot be read.
         """
+        with contextlib.suppress(JournalUnavailable):
+            await self._flush()
         try:
             return await self._reader.run(query, self._reader.raw, *args, **kwargs)
         except (sqlite3.Error, ValueError) as error:
@@ -289,11 +383,13 @@ class SqlJournal:
     async def between(self, function: Callable[..., T], *args: Any) -> T:
         """The result of `function(connection, ...)`, run in the writer's thread between two commits.
 
-        It opens and ends its own transaction, must be short, and leaves the chain's head alone.
+        It opens and ends its own transaction, must be short, and leaves the chain's head alone. The spool is empty before.
 
         Raises:
             JournalUnavailable: the store cannot be written.
         """
+        with contextlib.suppress(JournalUnavailable):
+            await self._flush()
         try:
             return await self._connection.run(function, self._connection.raw, *args)
         except (sqlite3.Error, ValueError) as error:
@@ -330,6 +426,34 @@ class SqlJournal:
             case _:
                 return call.risk is not Risk.READ
 
+    def _spooling(self, frame: SpooledBegin, size: int) -> bool:
+        """Append a begin of about this size to the spool; False where the store has to take it."""
+        spool = self._spool
+        if spool is not None:
+            if size > MOST_BYTES:
+                return False
+            try:
+                spool.append(frame)
+            except OSError as error:
+                logger.error("the spool cannot be written: %s", error)
+                return False
+            if spool.size > SPOOL_BYTES and not spool.pending:
+                self._wake.set()
+        if self._aging is None:
+            self._aging = asyncio.get_running_loop().call_later(LASTING_SECONDS, self._aged)
+        return True
+
+    async def _flush(self) -> None:
+        """Returns once everything that was begun or ended is in the store, and the spool is empty of it.
+
+        Raises:
+            JournalUnavailable: the store cannot be written.
+        """
+        busy = self._queue or self._unwritten or self._spooled or self._committing_since_ns is not None
+        if not self._closing and (busy or (self._spool is not None and (self._spool.size or self._spool.pending))):
+            self._move_all = True
+            await self._put(self._entry(self._clock.time_ns() / 1e9, full=False))
+
     async def _put(self, entry: _Entry) -> None:
         """Returns once the entry is committed."""
         if self._closing:
@@ -349,13 +473,36 @@ class SqlJournal:
                 else:
                     await self._wake.wait()
             self._wake.clear()
-            batch, self._queue = [*self._unwritten, *self._queue], []
+            moved = self._moving()
+            batch, self._queue = [*moved, *self._unwritten, *self._queue], []
             self._unwritten = []
-            if batch:
+            if batch or self._clearing:
                 await self._commit(batch)
             if self._closing and not self._queue:
                 self._drained.set()
                 return
+
+    def _moving(self) -> list[_Entry]:
+        """The begins that the next batch takes out of the spool; where it takes all, the files change places."""
+        spool, spooled = self._spool, self._spooled
+        everything = self._move_all or self._closing or (spool is not None and spool.size > SPOOL_BYTES)
+        self._move_all = False
+        if everything or not spooled:
+            found = list(spooled.values())
+            if spool is not None and not spool.pending and spool.size:
+                spool.swap()
+                self._clearing = True
+        else:
+            before = time.monotonic_ns() - int(LASTING_SECONDS * 1e9)
+            found = list(itertools.takewhile(lambda begun: begun.at_ns < before, spooled.values()))
+        entries: list[_Entry] = []
+        for begun in found:
+            del spooled[begun.frame.call_id]
+            begun.stored = True
+            entry = _Entry(at=begun.frame.at, full=False, future=None)
+            entry.begin, entry.moved, entry.survives = begun.row(), begun, True
+            entries.append(entry)
+        return entries
 
     def writer_ended(self, writing: asyncio.Task[None]) -> None:
         """Nobody waits for a writer that is gone, however it went."""
@@ -368,9 +515,15 @@ class SqlJournal:
             if entry.future is not None and not entry.future.done():
                 entry.future.set_exception(JournalUnavailable("the journal is closed"))
 
-    def _wake_soon(self) -> None:
-        """Have what nobody waits for committed, together with what comes next or after `LINGER_SECONDS`."""
-        if self._timer is None:
+    def _linger(self) -> None:
+        """Ends that no begin took along go into the spool, and on into the store a while later."""
+        self._timer = None
+        if self._queue:
+            if self._spool is not None and self._spool.held:
+                try:
+                    self._spool.append()
+                except OSError as error:
+                    logger.error("the spool cannot be written: %s", error)
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._linger_over)
 
     def _linger_over(self) -> None:
@@ -378,10 +531,17 @@ class SqlJournal:
         if self._queue:
             self._wake.set()
 
+    def _aged(self) -> None:
+        """Have the begins of calls that last taken into the store."""
+        self._aging = None
+        if self._spooled:
+            self._wake.set()
+            self._aging = asyncio.get_running_loop().call_later(LASTING_SECONDS, self._aged)
+
     async def stop(self) -> None:
         """Write what is queued and that the process stops; afterwards nothing is taken any more."""
         entry = self._entry(self._clock.time_ns() / 1e9, full=self._durability != "process", waits=False)
-        entry.record = (RecordType.PROCESS_STOPPED, records.dump({"unwritten": len(self._unwritten)}), None)
+        entry.record = (RecordType.PROCESS_STOPPED, records.dump({"unwritten": len(self._unwritten)}))
         self._queue.append(entry)
         self._closing = True
         self._wake.set()
@@ -389,7 +549,7 @@ class SqlJournal:
 
     async def _commit(self, batch: list[_Entry]) -> None:
         """Commit a batch and tell everybody in it."""
-        self._committing_since_ns = batch[0].queued_ns
+        self._committing_since_ns = batch[0].queued_ns if batch else time.monotonic_ns()
         began = time.perf_counter()
         failure: Exception | None = None
         try:
@@ -409,7 +569,8 @@ class SqlJournal:
         for entry in batch:
             future, problem, entry.error = entry.future, entry.error, None
             if problem is None:
-                self._committed += 1
+                if entry.moved is None:
+                    self._committed += 1
                 if future is not None and not future.done():
                     future.set_result(None)
                 continue
@@ -432,7 +593,8 @@ class SqlJournal:
     def _transact(self, batch: Sequence[_Entry]) -> None:
         """Commit the batch as one transaction; where that fails for one entry's sake, each entry as its own."""
         try:
-            self._write(batch)
+            if batch:
+                self._write(batch)
         except sqlite3.Error as error:
             if _is_persistent(error) or len(batch) == 1:
                 raise
@@ -441,6 +603,10 @@ class SqlJournal:
                     self._write([entry])
                 except sqlite3.Error as fault:
                     entry.error = fault
+        done = all(entry.error is None or isinstance(entry.error, WriteConflict) for entry in batch)
+        if self._clearing and self._spool is not None and done:
+            self._spool.empty()
+            self._clearing = False
 
     def _write(self, batch: Sequence[_Entry]) -> None:
         """One transaction."""
@@ -461,6 +627,7 @@ class SqlJournal:
         lines: list[tuple[Any, ...]] = []
         payloads: list[tuple[Any, ...]] = []
         calls: list[tuple[Any, ...]] = []
+        writer = self._writer
         for entry in batch:
             chained: Iterable[Chained] = ()
             entry.error = None
@@ -477,8 +644,7 @@ class SqlJournal:
                         continue
                     logger.error("an outcome is recorded without its writes: %s", error)
             if entry.begin is not None:
-                *known, request = entry.begin
-                begins.append((*known, request.commitment, *request.columns()))
+                begins.append(entry.begin)
             if entry.snapshot is not None:
                 raw.execute("INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?)", entry.snapshot)
             for extra in chained:
@@ -494,22 +660,22 @@ class SqlJournal:
                 prev = records.digest(line)
                 lines.append((seq, extra.type, entry.at, line))
             if entry.record is not None:
-                type_, body, encoded = entry.record
+                type_, body = entry.record
                 seq += 1
-                line = records.chained(type=type_, writer=self._writer, seq=seq, at=entry.at, prev=prev, body=body)
+                line = records.chained(type=type_, writer=writer, seq=seq, at=entry.at, prev=prev, body=body)
                 prev = records.digest(line)
                 lines.append((seq, type_, entry.at, line))
-                if encoded is not None:
-                    payloads.append((seq, *_payload_columns(encoded.payloads)))
-                    calls.append((seq, *encoded.summary))
+                if entry.row is not None:
+                    payloads.append((seq, *entry.row.columns))
+                    calls.append((seq, *entry.row.summary))
             if entry.ended is not None:
                 ended.append((entry.ended,))
         if begins:
-            raw.executemany("INSERT INTO begins VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", begins)
+            _insert(raw, "begins", begins)
         if lines:
-            raw.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", lines)
+            _insert(raw, "records", lines)
         if payloads:
-            raw.executemany("INSERT INTO payloads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", payloads)
+            _insert(raw, "payloads", payloads)
         if calls:
             insert_calls(raw, calls)
         if ended:
@@ -569,15 +735,39 @@ class SqlJournal:
         return tail[0][1] == RecordType.PROCESS_STOPPED, bad
 
     def recover(self) -> list[_Entry]:
-        """In the connection's thread: entries that record each call which was left between begin and end."""
+        """In the connection's thread: entries that record each call which was left between begin and end, or was not
+        committed yet."""
+        raw = self._connection.raw
         entries: list[_Entry] = []
         left: list[OpenCall] = []
-        rows = self._connection.raw.execute(
-            "SELECT number, call_id, at, idempotent, command, trail, commitment, salt, encoding, request FROM begins"
-            " ORDER BY number"
-        ).fetchall()
-        for number, call_id, at, idempotent, command, trail, commitment, salt, encoding, request in rows:
-            self._begun = number
+        begins = {
+            row[1]: row
+            for row in raw.execute(
+                "SELECT number, call_id, at, idempotent, command, trail, commitment, salt, encoding, request"
+                " FROM begins ORDER BY number"
+            )
+        }
+        self._begun = max((row[0] for row in begins.values()), default=0)
+        frames = [] if self._spool is None else self._spool.frames()
+        known = {
+            frame.call_id
+            for frame in frames
+            if raw.execute("SELECT 1 FROM calls WHERE id = ?", (frame.call_id,)).fetchone() is not None
+        }
+        full = self._durability != "process"
+        for frame in frames:
+            if isinstance(frame, SpooledEnd) and frame.call_id not in known:
+                known.add(frame.call_id)
+                entry = _Entry(at=frame.at, full=full, future=None)
+                entry.record = (RecordType.CALL, frame.body)
+                entry.row = EncodedCall(body=frame.body, columns=frame.columns, summary=frame.summary)
+                entries.append(entry)
+                if (begun := begins.pop(frame.call_id, None)) is not None:
+                    entry.ended = begun[0]
+        for frame in frames:
+            if isinstance(frame, SpooledBegin) and frame.call_id not in known and frame.call_id not in begins:
+                begins[frame.call_id] = (None, *msgspec.structs.astuple(frame))
+        for number, call_id, at, idempotent, command, trail, commitment, salt, encoding, request in begins.values():
             data = None if request is None else records.stored(encoding, request)
             encoded = records.encode_recovered(
                 command,
@@ -585,17 +775,21 @@ class SqlJournal:
                 Payload(role="request", salt=salt, data=data, commitment=commitment),
                 idempotent=bool(idempotent),
             )
-            entry = _Entry(at=self._clock.time_ns() / 1e9, full=self._durability != "process", future=None)
+            entry = _Entry(at=self._clock.time_ns() / 1e9, full=full, future=None)
             entry.ended = number
-            entry.record = (RecordType.CALL, encoded.body, encoded)
+            entry.record, entry.row = (RecordType.CALL, encoded.body), encoded
             entries.append(entry)
             left.append(OpenCall(id=call_id, at=at, command=orjson.loads(command)))
+        for entry in entries:
+            entry.survives = True
         self.recovered = tuple(left)
         return entries
 
     async def start(self) -> None:
         """Prepare, recover, and queue what both found; before `write_queue` runs."""
         clean, bad = await self._connection.run(self.prepare)
+        if self._spool is not None:
+            self._spool.belongs_to(self._writer)
         entries = await self._connection.run(self.recover)
         entry = self._entry(self._clock.time_ns() / 1e9, full=self._durability != "process")
         self._started = entry.future
@@ -610,13 +804,15 @@ class SqlJournal:
             "recovered": [left.id for left in self.recovered],
             "tail": {"whole": bad is None, "first_bad_seq": bad},
         }
-        entry.record = (RecordType.PROCESS_STARTED, records.dump(body), None)
+        entry.record = (RecordType.PROCESS_STARTED, records.dump(body))
         self._queue.extend([entry, *entries])
         self._wake.set()
         if bad is not None:
             logger.error("record %d of the store does not fit the chain: it was changed, or the file is damaged", bad)
         if not clean:
-            logger.warning("the process before did not stop in good order; %d calls were on their way", len(entries))
+            logger.warning(
+                "the process before did not stop in good order; %d calls were on their way", len(self.recovered)
+            )
 
     async def started(self) -> None:
         """Returns once the start and what was recovered are committed; while `write_queue` runs.
@@ -626,6 +822,8 @@ class SqlJournal:
         """
         assert self._started is not None
         await self._started
+        if self._spool is not None and not self._unwritten:
+            await self._connection.run(self._spool.empty_all)
 
 
 @contextlib.asynccontextmanager
@@ -651,9 +849,11 @@ async def open_journal(
         try:
             connection = await stack.enter_async_context(connect(path))
             reader = None if path is None else await stack.enter_async_context(connect(path, query_only=True))
+            spool = None if path is None else stack.enter_context(contextlib.closing(Spool(path)))
             journal = SqlJournal(
                 connection,
                 reader,
+                spool=spool,
                 clock=clock,
                 durability=durability,
                 settings=settings or RecordingSettings(),
@@ -678,16 +878,6 @@ async def open_journal(
                 writing.cancel()
 
 
-def _payload_columns(payloads: Sequence[Payload]) -> list[Any]:
-    """The columns of `payloads` behind `seq`; nulls where a role is absent or nothing of it is kept."""
-    columns: list[Any] = [None] * 9
-    for payload in payloads:
-        if payload.salt:
-            place = records.ROLES.index(payload.role) * 3
-            columns[place : place + 3] = payload.columns()
-    return columns
-
-
 def _size(end: End) -> int:
     """Bytes of what the tool server answered."""
     outcome = end.outcome
@@ -705,12 +895,28 @@ def _execute(raw: sqlite3.Connection, statement: Statement, kind: str) -> None:
         raise WriteConflict(f"{kind}: {changed} rows in place of {statement.rows}")
 
 
+def _insert(raw: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Rows of one width, few statements: between two statements the thread waits for the interpreter."""
+    start, width = 0, len(rows[0])
+    while start < len(rows):
+        count = 16 if len(rows) - start >= 16 else 4 if len(rows) - start >= 4 else 1
+        values = rows[start] if count == 1 else tuple(itertools.chain.from_iterable(rows[start : start + count]))
+        raw.execute(_insertion(table, width, count), values)
+        start += count
+
+
+@functools.cache
+def _insertion(table: str, width: int, count: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"INSERT INTO {table} VALUES {', '.join([row] * count)}"
+
+
 _SESSION_COLUMNS: Final = {"completed": 5, "error": 6, "refused": 7, "held": 8, "failed": 9}
 
 
 def insert_calls(raw: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) -> None:
     """The rows of lists: a call each, and its session's counts, a session once a batch."""
-    raw.executemany(f"INSERT INTO calls VALUES ({', '.join('?' * 15)})", calls)
+    _insert(raw, "calls", calls)
     sessions: dict[str, list[Any]] = {}
     for _, _, at, agent, session_id, client, _, _, _, outcome, _, _, in_doubt, _, _ in calls:
         counts = sessions.setdefault(session_id, [agent, client, at, at, 0, 0, 0, 0, 0, 0, 0])

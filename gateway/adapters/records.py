@@ -4,22 +4,24 @@ Everything here is a function of its arguments; the journal decides when to writ
 `gateway.model.recording`, the schemas are in `gateway/schemas/`.
 """
 
+import functools
 import hashlib
 import json
 import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, assert_never
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, TypeGuard, assert_never
 
 import orjson
 
-from gateway.config.secrets import REGISTRY
+from gateway.config.secrets import REGISTRY, SecretRegistry
 from gateway.decide.obligations import GlobError, Unredactable, redact
+from gateway.decide.playback import join, split
 from gateway.model.call import Call
 from gateway.model.recording import RECORD_VERSION, RecordingSettings
 from gateway.model.refusal import Code
+from gateway.model.value import Value
 from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused, Step, executed
 from gateway.ports import Attempt, End
 
@@ -41,8 +43,7 @@ _BIG_INTEGER = re.compile(rb"-[0-9]{19}|[0-9]{20}")
 _IS_ERROR = re.compile(rb'"isError"\s*:\s*true')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payload:
+class Payload(Value, frozen=True, kw_only=True):
     """What lies beside a record, and what the record says of it."""
 
     role: Role
@@ -57,65 +58,142 @@ class Payload:
         return (self.salt, *packed(self.data))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedCommand:
+class EncodedCommand(Value, frozen=True, kw_only=True):
     """The part of a call's record that is known when the call begins."""
 
     command: bytes
     """JSON of `body.command`."""
     request: Payload
+    trail: bytes
+    """JSON of the steps until then."""
+    steps: int
+    """How many they are."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedCall:
+class EncodedCall(Value, frozen=True, kw_only=True):
     """A whole call record, but for its place in the chain."""
 
     body: bytes
-    payloads: tuple[Payload, ...]
+    payloads: tuple[Payload, ...] = ()
     """At most one of each role."""
+    columns: tuple[Any, ...]
+    """The row of `payloads`, but for `seq`: salt, encoding and bytes of each of `ROLES`; nulls where nothing is kept."""
     summary: tuple[Any, ...]
     """The row of `calls`, but for `seq`."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """About how much is to be stored."""
+        return len(self.body) + sum(len(data) for data in self.columns[2::3] if data is not None)
 
 
 def encode_command(call: Call, steps: Sequence[Step], settings: RecordingSettings) -> EncodedCommand:
     """The command as received and as forwarded, redacted, with the policy's questions and answers so far."""
     request = _request(call, steps, settings)
-    snapshot, entry, client = call.snapshot, call.entry, call.client
-    command = {
-        "id": call.id,
-        "logical_id": call.logical_id,
-        "replay_of": call.replay_of,
-        "waited_for": call.waited_for,
-        "session_id": call.session_id,
-        "trace_id": call.trace_id,
-        "method": call.method,
-        "type": call.type,
-        "target": call.target,
-        "server": call.server,
-        "name": call.name,
-        "risk": call.risk,
-        "idempotent": entry is not None and entry.idempotent,
-        "principal": {"id": call.principal.id, "roles": call.principal.roles},
-        "client": {
-            "name": client.name,
-            "version": client.version,
-            "protocol_version": client.protocol_version,
-            "transport": client.transport,
-        },
-        "why": call.why,
-        "idempotency_key": call.idempotency_key,
-        "received_at": call.received_at,
-        "time_ns": call.time_ns,
-        "configuration_sha256": snapshot.configuration_sha256,
-        "catalogue_revision": snapshot.catalogue.revision,
-        "view_sha256": call.view_sha256 or None,
-        "policy_revision": snapshot.policy.revision,
-        "definition_sha256": entry.definition_sha256 if entry is not None else None,
-        "obligations": [
+    about, judged = _constant(call)
+    encoded = b'%s,%s,%s,%s,"obligations":%s,"hold_reasons":%s}' % (
+        dump(
+            {
+                "id": call.id,
+                "logical_id": call.logical_id,
+                "replay_of": call.replay_of,
+                "waited_for": call.waited_for,
+                "session_id": call.session_id,
+                "trace_id": call.trace_id,
+            }
+        )[:-1],
+        about,
+        dump(
+            {
+                "why": call.why,
+                "idempotency_key": call.idempotency_key,
+                "received_at": call.received_at,
+                "time_ns": call.time_ns,
+            }
+        )[1:-1],
+        judged,
+        _obligations(call),
+        _hold_reasons(call),
+    )
+    encoded = without_secrets(encoded)[0]
+    return EncodedCommand(
+        command=encoded[:-1] + b',"request":' + request.commitment + b"}",
+        request=request,
+        trail=encode_trail(steps),
+        steps=len(steps),
+    )
+
+
+def _constant(call: Call) -> tuple[bytes, bytes]:
+    """The members of a command that most calls have in common, as JSON without braces; encoded once."""
+    entry, client, principal, snapshot = call.entry, call.client, call.principal, call.snapshot
+    about = (
+        call.method,
+        call.type,
+        call.target,
+        call.server,
+        call.name,
+        call.risk,
+        entry is not None and entry.idempotent,
+        principal.id,
+        principal.roles,
+        client.name,
+        client.version,
+        client.protocol_version,
+        client.transport,
+    )
+    judged = (
+        snapshot.configuration_sha256,
+        snapshot.catalogue.revision,
+        call.view_sha256 or None,
+        snapshot.policy.revision,
+        entry.definition_sha256 if entry is not None else None,
+    )
+    return _about(about), _judged(judged)
+
+
+@functools.lru_cache(1024)
+def _about(values: tuple[Any, ...]) -> bytes:
+    method, type, target, server, name, risk, idempotent, principal, roles, client, version, protocol, transport = (
+        values
+    )
+    return dump(
+        {
+            "method": method,
+            "type": type,
+            "target": target,
+            "server": server,
+            "name": name,
+            "risk": risk,
+            "idempotent": idempotent,
+            "principal": {"id": principal, "roles": roles},
+            "client": {"name": client, "version": version, "protocol_version": protocol, "transport": transport},
+        }
+    )[1:-1]
+
+
+@functools.lru_cache(256)
+def _judged(values: tuple[Any, ...]) -> bytes:
+    names = ("configuration_sha256", "catalogue_revision", "view_sha256", "policy_revision", "definition_sha256")
+    return dump(dict(zip(names, values, strict=True)))[1:-1]
+
+
+def _obligations(call: Call) -> bytes:
+    if not call.obligations:
+        return b"[]"
+    return dump(
+        [
             {"id": obligation.id, "paths": obligation.paths, "path": obligation.path, "max_bytes": obligation.max_bytes}
             for obligation in call.obligations
-        ],
-        "hold_reasons": [
+        ]
+    )
+
+
+def _hold_reasons(call: Call) -> bytes:
+    if not call.hold_reasons:
+        return b"[]"
+    return dump(
+        [
             {
                 "code": reason.code,
                 "reason": reason.reason,
@@ -124,25 +202,26 @@ def encode_command(call: Call, steps: Sequence[Step], settings: RecordingSetting
                 "source": reason.source,
             }
             for reason in call.hold_reasons
-        ],
-    }
-    encoded = without_secrets(dump(command))[0]
-    return EncodedCommand(command=encoded[:-1] + b',"request":' + request.commitment + b"}", request=request)
+        ]
+    )
 
 
 def encode_trail(steps: Sequence[Step]) -> bytes:
     """The trail without what belongs to the request's payload."""
-    return encode_body(
-        [
-            {
-                "stage": step.stage,
-                "verdict": step.verdict,
-                "elapsed_us": step.elapsed_us,
-                "facts": _chain_facts(step.facts) if "question" in step.facts else step.facts,
-            }
-            for step in steps
-        ]
-    )
+    encoded: list[bytes] = []
+    for step in steps:
+        facts = step.facts
+        if not facts:
+            encoded.append(b'%s%d,"facts":{}}' % (_step(step.stage, step.verdict), step.elapsed_us))
+            continue
+        kept = dump(_chain_facts(facts) if "question" in facts else facts)
+        encoded.append(b'%s%d,"facts":%s}' % (_step(step.stage, step.verdict), step.elapsed_us, kept))
+    return without_secrets(b"[%s]" % b",".join(encoded))[0]
+
+
+@functools.lru_cache(1024)
+def _step(stage: str, verdict: str) -> bytes:
+    return dump({"stage": stage, "verdict": verdict, "elapsed_us": 0})[:-2]
 
 
 def encode_body(body: Any) -> bytes:
@@ -169,7 +248,7 @@ def _without_secrets(value: Any, path: tuple[str, ...], erased: list[str]) -> An
     match value:
         case str():
             if (text := REGISTRY.redact(value)) != value:
-                erased.append(".".join(path))
+                erased.append(join(path))
             return text
         case dict():
             found = {}
@@ -183,11 +262,28 @@ def _without_secrets(value: Any, path: tuple[str, ...], erased: list[str]) -> An
             return value
 
 
+def _longer(begun: EncodedCommand, steps: Sequence[Step]) -> bytes:
+    """The trail, of which the beginning is encoded already."""
+    more = encode_trail(steps[begun.steps :])
+    if begun.steps == 0:
+        return more
+    return begun.trail if more == b"[]" else b"%s,%s" % (begun.trail[:-1], more[1:])
+
+
+def _columns(payloads: Sequence[Payload]) -> tuple[Any, ...]:
+    columns: list[Any] = [None] * 9
+    for payload in payloads:
+        if payload.salt:
+            place = ROLES.index(payload.role) * 3
+            columns[place : place + 3] = payload.columns()
+    return tuple(columns)
+
+
 def _chain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a decision without question and answer: those repeat what the agent sent and can be erased with it."""
     kept = {key: fact for key, fact in facts.items() if key not in ("question", "answer")}
     for member in ("second", "shadow"):
-        if isinstance(inner := kept.get(member), Mapping):
+        if _is_mapping(inner := kept.get(member)):
             kept[member] = _chain_facts(inner)
     return kept
 
@@ -210,7 +306,7 @@ def encode_end(end: End, settings: RecordingSettings, begun: EncodedCommand | No
     word, code, outcome = _outcome(end.outcome)
     body = _body(
         command.command,
-        encode_trail(end.steps),
+        _longer(command, end.steps),
         response,
         exchange,
         {
@@ -222,6 +318,8 @@ def encode_end(end: End, settings: RecordingSettings, begun: EncodedCommand | No
             "writes": [write.kind for write in end.writes],
         },
     )
+    if not command.request.commitment.endswith(b'"erased":[]}'):
+        body = _without_erased(body, end.call, settings)
     call = end.call
     summary = (
         call.id,
@@ -239,7 +337,7 @@ def encode_end(end: End, settings: RecordingSettings, begun: EncodedCommand | No
         end.elapsed_us,
         False,
     )
-    return EncodedCall(body=body, payloads=tuple(payloads), summary=summary)
+    return EncodedCall(body=body, payloads=tuple(payloads), columns=_columns(payloads), summary=summary)
 
 
 def encode_recovered(command: bytes, trail: bytes, request: Payload, *, idempotent: bool) -> EncodedCall:
@@ -284,7 +382,7 @@ def encode_recovered(command: bytes, trail: bytes, request: Payload, *, idempote
         None,
         True,
     )
-    return EncodedCall(body=body, payloads=(request,), summary=summary)
+    return EncodedCall(body=body, payloads=(request,), columns=_columns((request,)), summary=summary)
 
 
 def chained(*, type: str, writer: str, seq: int, at: float, prev: str, body: bytes) -> bytes:
@@ -302,7 +400,18 @@ def chained(*, type: str, writer: str, seq: int, at: float, prev: str, body: byt
 
 def digest(data: bytes) -> str:
     """SHA-256 in hex."""
-    return hashlib.sha256(data).hexdigest()
+    return _hashed(data, hashlib.sha256())
+
+
+def _hashed(data: bytes, sha256: "hashlib._Hash") -> str:
+    """The digest in hex, in pieces where there are few: from 2048 bytes on, `update` lets other threads run, and to come back
+    costs more than the hash."""
+    if len(data) > 16_384:
+        sha256.update(data)
+    else:
+        for start in range(0, len(data), 2047):
+            sha256.update(data[start : start + 2047])
+    return sha256.hexdigest()
 
 
 def payload(role: Role, data: bytes, erased: Sequence[str], settings: RecordingSettings) -> Payload:
@@ -316,7 +425,7 @@ def payload(role: Role, data: bytes, erased: Sequence[str], settings: RecordingS
     salt = os.urandom(16)
     kept: Kept = "whole" if len(data) <= settings.max_payload_bytes else "hash"
     commitment = b'{"sha256":"%s","size":%d,"kept":"%s","erased":%s}' % (
-        hashlib.sha256(salt + data).hexdigest().encode(),
+        _hashed(data, hashlib.sha256(salt)).encode(),
         len(data),
         kept.encode(),
         dump(erased) if erased else b"[]",
@@ -352,6 +461,10 @@ def question(decision: Mapping[str, Any], request: Mapping[str, Any]) -> dict[st
 def dump(value: Any) -> bytes:
     """JSON, compact. Beyond 64 bits integers stay exact; what is no JSON value becomes its text."""
     try:
+        return orjson.dumps(value, default=_plain)
+    except TypeError:
+        pass  # keys that are no strings, or integers that are too big
+    try:
         return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:
         return json.dumps(_exact(value), ensure_ascii=True, separators=(",", ":"), default=_plain).encode()
@@ -373,32 +486,29 @@ def _request(call: Call, steps: Sequence[Step], settings: RecordingSettings) -> 
         meta = clean(call.meta, "meta")
         params = clean(params, "params")
         decisions: list[dict[str, Any]] = []
-        for step in steps:
-            for facts in (step.facts, step.facts.get("second")):
-                if not isinstance(facts, Mapping) or not isinstance(asked := facts.get("question"), Mapping):
-                    continue
-                place = f"decisions.{len(decisions)}"
-                question = dict(asked)
-                decision: dict[str, Any] = {"stage": step.stage}
-                if "arguments" in question:
-                    arguments = question.pop("arguments")
-                    if not settings.arguments:
-                        clean.erased.append(f"{place}.question.arguments")
-                    elif _equal(arguments, raw_received) or _equal(arguments, received):
-                        decision["arguments"] = "received"
-                    elif changed and (_equal(arguments, raw_forwarded) or _equal(arguments, forwarded)):
-                        decision["arguments"] = "forwarded"
-                    else:
-                        question["arguments"] = clean(arguments, f"{place}.question.arguments")
-                if _equal(question.get("meta"), call.meta):
-                    del question["meta"]
-                    decision["meta"] = True
-                decision["question"] = clean(question, f"{place}.question")
-                decision["answer"] = clean.answer(facts.get("answer"), f"{place}.answer")
-                shadow = facts.get("shadow")
-                if isinstance(shadow, Mapping) and "answer" in shadow:
-                    decision["shadow"] = clean.answer(shadow["answer"], f"{place}.shadow")
-                decisions.append(decision)
+        for step, facts in _judgements(steps):
+            place = f"decisions.{len(decisions)}"
+            question = dict(facts["question"])
+            decision: dict[str, Any] = {"stage": step.stage}
+            if "arguments" in question:
+                arguments = question.pop("arguments")
+                if not settings.arguments:
+                    clean.erased.append(f"{place}.question.arguments")
+                elif _equal(arguments, raw_received) or _equal(arguments, received):
+                    decision["arguments"] = "received"
+                elif changed and (_equal(arguments, raw_forwarded) or _equal(arguments, forwarded)):
+                    decision["arguments"] = "forwarded"
+                else:
+                    question["arguments"] = clean(arguments, f"{place}.question.arguments")
+            if _equal(question.get("meta"), call.meta):
+                del question["meta"]
+                decision["meta"] = True
+            decision["question"] = clean(question, f"{place}.question")
+            decision["answer"] = clean.answer(facts.get("answer"), f"{place}.answer")
+            shadow = facts.get("shadow")
+            if _is_mapping(shadow) and "answer" in shadow:
+                decision["shadow"] = clean.answer(shadow["answer"], f"{place}.shadow")
+            decisions.append(decision)
     except (Unredactable, GlobError):
         return _unkept("request", len(dump(call.params)), ["params", "meta", "forwarded", "decisions"])
     if "arguments" in call.params:
@@ -410,6 +520,24 @@ def _request(call: Call, steps: Sequence[Step], settings: RecordingSettings) -> 
         clean.erased.append("forwarded")
     content = {"params": params, "meta": meta, "forwarded": forwarded, "decisions": decisions}
     return payload("request", dump(content), clean.erased, settings)
+
+
+def _judgements(steps: Sequence[Step]) -> list[tuple[Step, Mapping[str, Any]]]:
+    """What was asked of the policy, with the answers: the facts of each step that hold a question."""
+    found: list[tuple[Step, Mapping[str, Any]]] = []
+    for step in steps:
+        if facts := step.facts:
+            if _is_mapping(facts.get("question")):
+                found.append((step, facts))
+            second = facts.get("second")
+            if _is_mapping(second) and _is_mapping(second.get("question")):
+                found.append((step, second))
+    return found
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Asked often, and of plain dictionaries."""
+    return type(value) is dict or isinstance(value, Mapping)
 
 
 class _Cleaner:
@@ -432,7 +560,7 @@ class _Cleaner:
     def answer(self, answer: Any, place: str) -> Any:
         """A policy's answer; the values of arguments that it sets go wherever arguments are redacted at all."""
         answer = self(answer, place)
-        if not self.globs or not isinstance(answer, Mapping) or not isinstance(answer.get("obligations"), list):
+        if not self.globs or not _is_mapping(answer) or not isinstance(answer.get("obligations"), list):
             return answer
         obligations = list(answer["obligations"])
         for index, obligation in enumerate(obligations):
@@ -450,6 +578,75 @@ _DOCUMENTS = (
     "messages.*.content.text",
 )
 """Where a result holds documents of its own, from whose roots globs are meant (`redact_result`)."""
+
+
+def _without_erased(body: bytes, call: Call, settings: RecordingSettings) -> bytes:
+    """A call's record of which arguments were erased, without their values in what stages and policies said of them.
+
+    A schema's message quotes the value that does not fit, and a policy's may. As in every text, short values are not looked
+    for (`SecretRegistry.SHORTEST`).
+    """
+    erased = SecretRegistry()
+    globs = _Cleaner(settings.redact + _paths(call, "redact_arguments"), "arguments").globs
+    for arguments in (call.received_arguments, call.arguments):
+        if not arguments or not globs:
+            continue
+        try:
+            _, gone = redact(arguments, globs)
+        except (Unredactable, GlobError):
+            continue
+        for path in gone:
+            for value in _texts(_at(arguments, split(path))):
+                erased.add(value)
+    if not erased.may_be_in(body):
+        return body
+    record = load(body)
+    for step in record["trail"]:
+        step["facts"] = erased.redact_value(step["facts"])
+    for reason in record["command"]["hold_reasons"]:
+        reason["reason"] = erased.redact_value(reason["reason"])
+    for member in ("message", "policy", "error"):
+        if member in record["outcome"]:
+            record["outcome"][member] = erased.redact_value(record["outcome"][member])
+    if record["attempt"] is not None:
+        record["attempt"]["tries"] = erased.redact_value(record["attempt"]["tries"])
+    return dump(record)
+
+
+def _at(value: Any, path: Sequence[str]) -> Any:
+    """What stands at a path, also within a text that is JSON; None where nothing does."""
+    for part in path:
+        if isinstance(value, str):
+            try:
+                value = load(value.encode())
+            except ValueError:
+                return None
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list | tuple) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text and number within a value, as text."""
+    match value:
+        case bool() | None:
+            return
+        case str():
+            yield value
+        case int() | float():
+            yield str(value)
+        case Mapping():
+            for member in value.values():
+                yield from _texts(member)
+        case list() | tuple():
+            for member in value:
+                yield from _texts(member)
+        case _:
+            return
 
 
 def _response(call: Call, outcome: Outcome, settings: RecordingSettings) -> Payload | None:

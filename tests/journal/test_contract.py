@@ -289,9 +289,10 @@ async def test_when_the_writer_itself_fails_nobody_waits_for_ever_and_nothing_be
         raise MemoryError
 
     journal._wake.wait = broken  # type: ignore[method-assign,assignment]
-    await journal.begin(begin(a_call()))  # the writer waits once more after it, and fails
-    with pytest.raises(JournalUnavailable), anyio.fail_after(5):
-        await journal.begin(begin(a_call()))
+    await journal.begin(begin(a_call(Risk.WRITE)))  # the writer waits once more after it, and fails
+    for risk in (Risk.WRITE, Risk.READ):
+        with pytest.raises(JournalUnavailable), anyio.fail_after(5):
+            await journal.begin(begin(a_call(risk)))
 
 
 async def test_a_closed_journal_takes_nothing(opened: Open) -> None:

@@ -30,6 +30,7 @@ async def leave(path: Path, *calls: Any) -> None:
     async with open_journal(path, clock=TestClock()) as journal:
         for call in calls:
             await journal.begin(begin(call))
+        spools = {file: file.read_bytes() for file in path.parent.glob(f"{path.name}-spool*")}
         raw = sqlite3.connect(path)
         copy = sqlite3.connect(path.with_suffix(".copy"))
         raw.backup(copy)
@@ -38,6 +39,8 @@ async def leave(path: Path, *calls: Any) -> None:
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     path.with_suffix(".copy").rename(path)
+    for file, content in spools.items():
+        file.write_bytes(content)
 
 
 @pytest.mark.rule("journal.in-doubt-after-kill")
@@ -146,6 +149,7 @@ async def test_the_risk_of_a_batch_chooses_how_it_is_synchronised(
 
     async with open_journal(tmp_path / "gateway.db", clock=TestClock(), durability=durability) as journal:
         await journal.begin(begin(a_call(risk)))
+        await journal.read(queries.open_calls)  # what is only in the spool is committed before
         assert await journal._connection.run(synchronous, journal) == level
 
 
@@ -160,7 +164,10 @@ async def test_the_store_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
             modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "state").iterdir()}
     finally:
         os.umask(before)
-    assert modes == {"gateway.db": 0o600, "gateway.db-wal": 0o600, "gateway.db-shm": 0o600}
+    assert modes == {
+        f"gateway.db{suffix}": 0o600 for suffix in ("", "-wal", "-shm", "-spool0", "-spool1")
+    }  # fmt: skip
+    assert [file.name for file in (tmp_path / "state").iterdir()] == ["gateway.db"]
 
 
 async def test_a_store_of_a_newer_gateway_is_refused_and_not_touched(tmp_path: Path) -> None:
