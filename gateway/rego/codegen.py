@@ -37,6 +37,11 @@ from gateway.rego.values import Key, RegoSet, Value, key
 
 _COMPARE = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _MEMBER = "internal.member_2"
+_AFFIX = {
+    "startswith": "startswith", "endswith": "endswith", "strings.any_prefix_match": "startswith",
+    "strings.any_suffix_match": "endswith",
+}  # fmt: skip
+"""Calls that the rule index answers for constants, and the method of `str` that does."""
 _ARITHMETIC = {"plus": "+", "minus": "-", "mul": "*"}
 _TYPE_TESTS = {
     "is_string": "type({}) is str", "is_boolean": "type({}) is bool", "is_array": "type({}) is list", "is_object": "type({}) is dict",
@@ -464,11 +469,15 @@ def _guard(expr: ast.Expr) -> tuple[ast.Ref, ast.Scalar] | None:
     return None
 
 
+def _marks(delimiters: ast.ArrayTerm) -> str:
+    return "".join([str(d.value) for d in delimiters.items if isinstance(d, ast.Scalar)]) or "."
+
+
 def _is_simple_glob(pattern: Value, delimiters: ast.ArrayTerm) -> bool:
     """Whether OPA indexes a glob: each part between delimiters is `*` or has no special characters."""
     if type(pattern) is not str:
         return False
-    marks = "".join([str(d.value) for d in delimiters.items if isinstance(d, ast.Scalar)]) or "."
+    marks = _marks(delimiters)
     parts, escaped, current = [], False, ""
     for char in pattern:
         if char == "\\" or escaped:
@@ -508,8 +517,9 @@ class FunctionWriter(Writer):
         self.hoisted: dict[tuple[str, ...], str] = {}
         self.contexts: dict[int, str] = {}
         self.args: set[str] = set()
-        self.indexed: set[str] = set()
-        self.known: set[str] = set()
+        self.indexed: dict[str, str] = {}
+        self.known: dict[str, ast.Term] = {}
+        self.scalars: set[str] = set()
 
     # Rules --------------------------------------------------------------------------------------------------------
 
@@ -675,18 +685,31 @@ class FunctionWriter(Writer):
             self.body(body)
             return
         first = [expr for expr in body if self.is_indexed(expr)]
-        self.indexed = set(self.args)
-        self.known = set()
+        self.indexed = {name: name for name in self.args}
+        self.known = {}
+        self.scalars = set()
+        later: list[ast.Expr] = []
         for expr in first:
             if isinstance(expr.node, ast.Call):
                 for side, other in (expr.node.args, reversed(expr.node.args)):
                     if isinstance(side, ast.Var):
-                        (self.known if is_literal(other) else self.indexed).add(side.name)
-            self.expr(expr)
-        rest = [expr for expr in body if expr not in first]
+                        if is_literal(other):
+                            self.known[side.name] = other
+                        else:
+                            self.indexed[side.name] = term_text(other)
+                        if isinstance(other, ast.Scalar):
+                            self.scalars.add(side.name)
+            if self.is_only_looked_up(expr, body[: body.index(expr)], first):
+                later.append(expr)
+            else:
+                self.expr(expr)
+        rest = [expr for expr in body if expr not in first or expr in later]
         checks = [expr for expr in rest if self.is_indexed_check(expr)]
+        tested = Counter(self.tested_path(expr) for expr in checks)
         for expr in checks:
-            self.indexed_check(expr)
+            # Of several affixes of one path the index wants one; and what nothing precedes is evaluated at once anyway.
+            if not (path := self.tested_path(expr)) or tested[path] == 1:
+                self.indexed_check(expr, at_once=rest[: rest.index(expr)] == checks[: checks.index(expr)])
         self.body([expr for expr in rest if expr not in checks or expr.call_name() != _MEMBER])
 
     def is_indexed(self, expr: ast.Expr) -> bool:
@@ -710,6 +733,37 @@ class FunctionWriter(Writer):
             if isinstance(ref, ast.Ref) and isinstance(other, ast.Scalar) and self.is_unused(ref.terms[-1]):
                 return self.is_index_path(ast.Ref(ref.terms[:-1], ref.loc))
         return False
+
+    def is_only_looked_up(self, expr: ast.Expr, before: ast.Body, first: ast.Body) -> bool:
+        """Whether the index asks less of a path than the expression does; if so, what it asks is checked here."""
+        node = expr.node
+        items: list[ast.Term] = []
+        if isinstance(node, ast.Ref):
+            if all(earlier in first for earlier in before):
+                return False  # nothing could fail before it
+            ref: ast.Term = node
+        else:
+            assert isinstance(node, ast.Call)
+            a, b = node.args
+            ref, other = (a, b) if isinstance(a, ast.Ref) else (b, a)
+            if not isinstance(ref, ast.Ref) or not self.is_index_path(ref):
+                return False
+            items = other.items if isinstance(other, ast.ArrayTerm) else []
+            if not any(
+                isinstance(item, ast.Var) and item.name in self.bound and item.name not in self.known
+                for item in items or [other]
+            ):
+                return False
+        assert isinstance(ref, ast.Ref)
+        text, _ = self.ref(ref)
+        value = self.name(text)
+        self.fail_if(f"{value} is U")
+        if items:
+            self.fail_if(f"type({value}) is not list or len({value}) != {len(items)}")
+        for i, item in enumerate(items):
+            if isinstance(item, ast.Scalar):
+                self.fail_if(f"not equal({value}[{i}], {self.value(item)})")
+        return True
 
     def is_index_path(self, ref: ast.Ref) -> bool:
         """Whether a ref is a path without variables into `input`, or into `data` where there are no rules."""
@@ -736,12 +790,14 @@ class FunctionWriter(Writer):
             return False
         if node.name == _MEMBER and len(node.args) == 2:
             item, container = node.args
-            return (self.is_known(item) and self.is_from_index(container)) or (
-                self.is_known(container) and self.is_from_index(item)
-            )
-        if node.name in ("startswith", "endswith") and len(node.args) == 2:
+            scalar = isinstance(item, ast.Scalar) or (isinstance(item, ast.Var) and item.name in self.scalars)
+            if scalar and self.is_from_index(container) and not self.is_argument(container):
+                return True
+            return self.has_index_members(container) and self.is_from_index(item)
+        if node.name in _AFFIX and len(node.args) == 2:
             value, constant = node.args
-        elif node.name == "glob.match" and len(node.args) == 3:
+            return self.is_from_index(value) and not self.is_argument(value) and bool(self.affixes(node))
+        if node.name == "glob.match" and len(node.args) == 3:
             constant, delimiters, value = node.args
             if not isinstance(delimiters, ast.ArrayTerm) or not all(
                 isinstance(d, ast.Scalar) for d in delimiters.items
@@ -749,27 +805,73 @@ class FunctionWriter(Writer):
                 return False
             if not isinstance(constant, ast.Scalar) or not _is_simple_glob(constant.value, delimiters):
                 return False
-        else:
-            return False
-        if not isinstance(constant, ast.Scalar) or type(constant.value) is not str:
-            return False
-        return self.is_from_index(value)
+            return type(constant.value) is str and self.is_from_index(value)
+        return False
 
-    def is_known(self, term: ast.Term) -> bool:
-        return is_literal(term) or (isinstance(term, ast.Var) and term.name in self.known)
+    def affixes(self, call: ast.Call) -> tuple[str, ...]:
+        """The constant strings with one of which a text has to start, or to end."""
+        base = call.args[1]
+        known = self.known.get(base.name) if isinstance(base, ast.Var) else base
+        if known is None or not is_literal(known):
+            return ()
+        value = literal_value(known)
+        if type(value) is str:
+            return (value,)
+        if call.name not in ("strings.any_prefix_match", "strings.any_suffix_match"):
+            return ()
+        found = tuple(runtime.values(value))
+        return found if all(type(item) is str for item in found) else ()
+
+    def tested_path(self, expr: ast.Expr) -> str:
+        """The path whose beginning or end is tested, or nothing."""
+        if not isinstance(expr.node, ast.Call) or expr.node.name not in _AFFIX:
+            return ""
+        value = expr.node.args[0]
+        assert isinstance(value, ast.Var)
+        return self.indexed[value.name]
+
+    def is_argument(self, term: ast.Term) -> bool:
+        return isinstance(term, ast.Var) and term.name in self.args
+
+    def has_index_members(self, term: ast.Term) -> bool:
+        """Whether the index finds all members of a known collection: scalars, and arrays of scalars."""
+        known = self.known.get(term.name) if isinstance(term, ast.Var) else term
+        if known is None or not is_literal(known):
+            return False
+        members = list(runtime.values(literal_value(known)))
+        return bool(members) and not any(
+            type(inner) in runtime.SIZED
+            for member in members
+            for inner in (member if type(member) is list else [member])
+        )
 
     def is_from_index(self, term: ast.Term) -> bool:
         """A variable that stands for a path the index knows, or for an argument."""
         return isinstance(term, ast.Var) and term.name in self.indexed and term.name in self.bound
 
-    def indexed_check(self, expr: ast.Expr) -> None:
+    def indexed_check(self, expr: ast.Expr, *, at_once: bool) -> None:
         assert isinstance(expr.node, ast.Call)
         if expr.node.name == _MEMBER:
             self.expr(expr)
             return
-        value = expr.node.args[2 if expr.node.name == "glob.match" else 0]
+        if expr.node.name == "glob.match":
+            pattern, delimiters, value = expr.node.args
+            assert isinstance(value, ast.Var)
+            assert isinstance(pattern, ast.Scalar)
+            assert isinstance(delimiters, ast.ArrayTerm)
+            name = self.var(value.name)
+            marks = _marks(delimiters)
+            if at_once or "\\" in pattern.value or len(marks) != 1:
+                self.fail_if(f"type({name}) is not str")
+            else:
+                self.fail_if(f"type({name}) is not str or not fits_glob({name}, {pattern.value!r}, {marks!r})")
+            return
+        value = expr.node.args[0]
         assert isinstance(value, ast.Var)
-        self.fail_if(f"type({self.var(value.name)}) is not str")
+        bases = self.gen.constant(found := self.affixes(expr.node), f"affixes {found!r}")
+        # If nothing runs before it, the call itself says it of a string.
+        other = f"type({self.var(value.name)}) is not str and " if at_once else ""
+        self.fail_if(f"{other}not has_affix({self.var(value.name)}, {bases}, {_AFFIX[expr.node.name]!r})")
 
     def expr(self, expr: ast.Expr) -> None:
         self.covered(expr.loc)

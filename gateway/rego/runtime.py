@@ -480,6 +480,19 @@ def member_at(step: Value, item: Value, container: Value) -> bool:
     return found is not U and equal(found, item)
 
 
+def has_affix(value: Value, affixes: tuple[str, ...], method: str) -> bool:
+    """Whether the rule index takes a value for one that may start (or end) with one of some strings."""
+    if type(value) is str:
+        return bool(getattr(value, method)(affixes))
+    return any(type(item) is str and getattr(item, method)(affixes) for item in values(value))
+
+
+def fits_glob(text: str, pattern: str, mark: str) -> bool:
+    """Whether the rule index takes a text for one that a glob of `*` and plain parts may match."""
+    parts, wanted = text.split(mark), pattern.split(mark)
+    return len(parts) == len(wanted) and all(b in ("*", a) for a, b in zip(parts, wanted, strict=True))
+
+
 def shown(parts: Iterable[Value]) -> str:
     """A template string: its parts are scalars, or sets of what an expression gave (nothing: undefined)."""
     text = []
@@ -506,7 +519,7 @@ def print_line(q: Query, parts: Sequence[Sequence[Value]], at: int) -> None:
 
 
 __all__ = [
-    "FREE", "SIZED", "Builder", "Context", "M", "Query", "U", "base_at", "call_mock", "compare", "dynamic", "equal", "extent", "index", "index_stored",
+    "FREE", "SIZED", "Builder", "Context", "M", "Query", "U", "base_at", "call_mock", "compare", "dynamic", "equal", "extent", "fits_glob", "has_affix", "index", "index_stored",
     "is_collection", "items", "key", "lookup", "lookup_stored", "make_set", "member", "member_at", "patched", "print_line", "put",
     "shown", "steps_of", "values",
 ]  # fmt: skip
