@@ -101,4 +101,9 @@ STEPS: tuple[str, ...] = (
     holds.TABLES + keys.TABLES + limits.TABLES + dead_letters.TABLES,
     # 3: the outbox of notifications, and the ids of signed replies
     notify.TABLES,
+    # 4: what makes lists of a span of time and of an agent's sessions fast
+    """
+    CREATE INDEX calls_by_at ON calls (at);
+    CREATE INDEX sessions_by_agent ON sessions (agent, number);
+    """,
 )

@@ -14,13 +14,13 @@ import orjson
 from gateway.adapters import queries, records
 from gateway.model.recording import CallFilter, CallSummary
 
-SCAN_CALLS: Final = 5_000
+SCAN_CALLS: Final = 3_000
 """Calls that one search looks at; the next page goes on behind them."""
 
 SCAN_BYTES: Final = 67_108_864
 """Payload bytes that one search looks into."""
 
-STATISTIC_CALLS: Final = 50_000
+STATISTIC_CALLS: Final = 25_000
 """Calls that one statistic counts."""
 
 PARTS: Final = 48
@@ -83,7 +83,9 @@ def _payload_has(raw: sqlite3.Connection, seq: int, wanted: bytes) -> tuple[int,
         if data is not None:
             content = records.stored(encoding, data)
             size += len(content)
-            if wanted in content.decode("utf-8", "replace").lower().encode():
+            # what is ASCII alone need not become text and bytes again
+            lowered = content.lower() if content.isascii() else content.decode("utf-8", "replace").lower().encode()
+            if wanted in lowered:
                 return size, True
     return size, False
 

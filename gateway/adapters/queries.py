@@ -31,6 +31,18 @@ _CALL = "seq, id, at, agent, session_id, client, method, tool, risk, outcome, co
 _SESSION = "id, agent, client, first_at, last_at, calls, completed, errors, refused, held, failed, in_doubt"
 _PAYLOAD = ", ".join(f"{role}_salt, {role}_encoding, {role}" for role in records.ROLES)
 
+LAST = 2**63 - 1
+"""Beyond every place of the chain."""
+
+EVER = 1e300
+"""An instant after every other, in seconds."""
+
+VALUES = 1000
+"""With more agents, tools or codes that meet a pattern, a list is read in the order of the chain."""
+
+ENTRIES = 50_000
+"""So many entries of an index are counted to find the one with the fewest."""
+
 PAGE = 1000
 """Records read at once where all are read: between two pages the store may be checkpointed."""
 
@@ -46,35 +58,58 @@ def list_calls(
     after: int | None = None,
     limit: int = 50,
 ) -> list[CallSummary]:
-    """Calls that meet the filter: the newest first, or with `after` the oldest first."""
+    """Calls that meet the filter: the newest first, or with `after` the oldest first.
+
+    Every list is read through the index whose entries are the fewest, so that a million calls cost what some thousand do.
+    """
     conditions, parameters = _conditions(filter)
-    if before is not None:
-        conditions.append("seq < ?")
-        parameters.append(before)
-    if after is not None:
-        conditions.append("seq > ?")
-        parameters.append(after)
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    low, high = after or 0, before if before is not None else LAST
+    if filter.since is not None or filter.until is not None:
+        spanned = _spanned(raw, filter.since, filter.until)
+        if spanned is None:
+            return []
+        low, high = max(low, spanned[0] - 1), min(high - 1, spanned[1]) + 1
+    driving = _driving(raw, filter, low, high)
     order = "ASC" if after is not None else "DESC"
-    rows = raw.execute(f"SELECT {_CALL} FROM calls{where} ORDER BY seq {order} LIMIT ?", [*parameters, limit])
-    return [_call(row) for row in rows]
+    source, values = (
+        ("calls NOT INDEXED", [None]) if driving is None else (f"calls INDEXED BY {driving[1]}", driving[2])
+    )
+    where = " AND ".join(["seq > ?", "seq < ?", *([] if driving is None else [driving[0]]), *conditions])
+    seqs: list[int] = []
+    for value in values:
+        bound = [low, high, *([] if value is None else [value]), *parameters, limit]
+        seqs.extend(
+            row[0] for row in raw.execute(f"SELECT seq FROM {source} WHERE {where} ORDER BY seq {order} LIMIT ?", bound)
+        )
+    seqs.sort(reverse=after is None)
+    found: list[CallSummary] = []
+    for start in range(0, min(limit, len(seqs)), PAGE):
+        wanted = seqs[start : min(start + PAGE, limit)]
+        rows = raw.execute(
+            f"SELECT {_CALL} FROM calls WHERE seq IN ({', '.join('?' * len(wanted))}) ORDER BY seq {order}", wanted
+        )
+        found.extend(_call(row) for row in rows)
+    return found
 
 
 def list_sessions(
     raw: sqlite3.Connection, *, agent: str | None = None, before: str | None = None, limit: int = 50
 ) -> list[SessionSummary]:
     """Sessions, the newest first; `before` is the id of the last one of the page before."""
-    conditions: list[str] = []
-    parameters: list[Any] = []
-    if agent is not None:
-        conditions.append(_glob("agent", agent))
-        parameters.append(agent)
+    numbered = "number < ?"
+    high = LAST
     if before is not None:
-        conditions.append("number < (SELECT number FROM sessions WHERE id = ?)")
-        parameters.append(before)
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    rows = raw.execute(f"SELECT {_SESSION} FROM sessions{where} ORDER BY number DESC LIMIT ?", [*parameters, limit])
-    return [_session(row) for row in rows]
+        row = raw.execute("SELECT number FROM sessions WHERE id = ?", (before,)).fetchone()
+        high = 0 if row is None else row[0]
+    select, order = f"SELECT number, {_SESSION} FROM sessions", "ORDER BY number DESC LIMIT ?"
+    if agent is None:
+        rows = raw.execute(f"{select} WHERE {numbered} {order}", (high, limit)).fetchall()
+    else:
+        rows = []
+        for value in _values(raw, "sessions", "agent", agent):
+            rows += raw.execute(f"{select} WHERE agent = ? AND {numbered} {order}", (value, high, limit)).fetchall()
+        rows.sort(key=lambda row: int(row[0]), reverse=True)
+    return [_session(row[1:]) for row in rows[:limit]]
 
 
 def open_calls(raw: sqlite3.Connection) -> list[OpenCall]:
@@ -551,8 +586,65 @@ def _conditions(filter: CallFilter) -> tuple[list[str], list[Any]]:
     return conditions, parameters
 
 
+def _is_glob(pattern: str) -> bool:
+    return any(character in pattern for character in "*?[")
+
+
 def _glob(column: str, pattern: str) -> str:
-    return f"{column} {'GLOB' if any(character in pattern for character in '*?[') else '='} ?"
+    return f"{column} {'GLOB' if _is_glob(pattern) else '='} ?"
+
+
+def _values(raw: sqlite3.Connection, table: str, column: str, pattern: str) -> list[str]:
+    """The different values of an indexed column that meet the pattern, one step in the index for each value there is."""
+    if not _is_glob(pattern):
+        return [pattern]
+    rows = raw.execute(
+        f"WITH RECURSIVE found(value) AS (SELECT min({column}) FROM {table} WHERE {column} > ''"
+        f" UNION ALL SELECT (SELECT min({column}) FROM {table} WHERE {column} > value) FROM found WHERE value IS NOT NULL)"
+        " SELECT value FROM found WHERE value GLOB ?",
+        (pattern,),
+    )
+    return [value for (value,) in rows]
+
+
+def _spanned(raw: sqlite3.Connection, since: float | None, until: float | None) -> tuple[int, int] | None:
+    """Places between which all calls of a span of time lie; calls are in the order of their ends, not of their begins."""
+    where = "FROM calls INDEXED BY calls_by_at WHERE at >= ? AND at < ?"
+    span = (-EVER if since is None else since, EVER if until is None else until)
+    first, last = 0, LAST
+    if since is not None:  # two statements: looking for both at once takes longer than one after the other
+        first = raw.execute(f"SELECT min(seq) {where}", span).fetchone()[0]
+    if until is not None:
+        last = raw.execute(f"SELECT max(seq) {where}", span).fetchone()[0]
+    return None if first is None or last is None else (first, last)
+
+
+def _driving(raw: sqlite3.Connection, filter: CallFilter, low: int, high: int) -> tuple[str, str, list[str]] | None:
+    """Through which index a list is read: its condition, its name and the values to look up. None: in the order of the chain."""
+    candidates: list[tuple[str, str, list[str]]] = []
+    for column, pattern in (("agent", filter.agent), ("tool", filter.tool), ("code", filter.code)):
+        if pattern is not None and len(values := _values(raw, "calls", column, pattern)) <= VALUES:
+            candidates.append((f"{column} = ?", f"calls_by_{column}", values))
+    if filter.session is not None:
+        candidates.append(("session_id = ?", "calls_by_session", [filter.session]))
+    if filter.outcome not in (None, "completed"):
+        candidates.append(("outcome = ? AND outcome <> 'completed'", "calls_by_failure", [str(filter.outcome)]))
+    fewest, best = ENTRIES, None
+    if len(candidates) == 1:
+        return candidates[0]
+    for condition, index, values in candidates:
+        entries = 0
+        for value in values:
+            entries += raw.execute(
+                f"SELECT count(*) FROM (SELECT 1 FROM calls INDEXED BY {index}"
+                f" WHERE {condition} AND seq > ? AND seq < ? LIMIT ?)",
+                (value, low, high, fewest - entries),
+            ).fetchone()[0]
+            if entries >= fewest:
+                break
+        if best is None or entries < fewest:
+            fewest, best = max(entries, 1), (condition, index, values)
+    return best
 
 
 def _by_beginning(raw: sqlite3.Connection, table: str, column: str, id: str) -> int | None:
