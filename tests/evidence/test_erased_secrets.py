@@ -126,3 +126,27 @@ def test_what_may_hold_a_secret_and_cannot_be_read_is_not_kept() -> None:
     kept = records.payload("response", b'{"result":{"a":"\\u00', [], settings)
     assert kept.data is None
     assert json.loads(kept.commitment)["kept"] == "none"
+
+
+@pytest.mark.rule("evidence.redacted-arguments-in-messages")
+@pytest.mark.parametrize("value", ["hunter2-hunter2", 12345678901, ["deep-value", {"x": "other-value"}]])
+def test_an_erased_argument_is_not_quoted_by_the_record_of_its_refusal(value: Any) -> None:
+    shown = json.dumps(value)
+    call = a_call(arguments={"password": value, "text": "resolve"})
+    steps = (
+        Step(stage="resolve", verdict="proceed", elapsed_us=1),
+        Step(
+            stage="validate", verdict="refuse", elapsed_us=1, facts={"problems": [{"message": f"{shown} does not fit"}]}
+        ),
+    )
+    refused = Refused(
+        stage="validate", code=Code.SCHEMA_INVALID, message=f"{value} is bad", policy=({"code": "a", "message": shown},)
+    )
+    finished = end(call, refused, steps=steps, began=False)
+    body = json.loads(records.encode_end(finished, RecordingSettings(redact=("password", "text"))).body)
+    for secret in ("hunter2", "12345678901", "deep-value", "other-value"):
+        assert secret not in json.dumps(body)
+    assert body["trail"][0]["stage"] == "resolve"
+    assert body["command"]["id"] == call.id
+    plain = json.loads(records.encode_end(finished, RecordingSettings()).body)
+    assert plain["outcome"]["message"] == f"{value} is bad"
