@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
+from gateway.model.value import Value
+
 
 class State(StrEnum):
     CLOSED = "closed"
@@ -57,8 +59,7 @@ class Breaker:
     """An operator opened it; time does not close it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Permit:
+class Permit(Value, frozen=True, kw_only=True):
     """What an admitted call holds until it settles."""
 
     generation: int

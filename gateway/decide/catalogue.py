@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from gateway.model.call import TargetType
 from gateway.model.snapshot import Catalogue, Entry, RemovedEntry, ServerCatalogue, View
@@ -67,6 +68,7 @@ def merge(servers: Mapping[str, ServerCatalogue], tool_names: str) -> Catalogue:
     )
 
 
+@lru_cache(maxsize=16_384)
 def matches(glob: str, server: str, tool: str) -> bool:
     """Whether a glob `server/tool` (each part a glob of its own) names this tool. Without a slash it names servers."""
     server_glob, slash, tool_glob = glob.partition("/")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.decide.catalogue import matches
+from gateway.model.value import Value
 
 Kind = Literal[
     "identical_calls",
@@ -54,19 +55,17 @@ class Rule:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class Arrival(Value, frozen=True, kw_only=True):
     """What a rule needs to know of a call."""
 
     at: float
     server: str
     tool: str
     digest: bytes
-    """Of tool and arguments: equal for identical calls."""
+    """Of tool and arguments: equal for identical calls. Empty where no rule asks for it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(Value, frozen=True, kw_only=True):
     """What a rule needs to know of how a call ended."""
 
     at: float
@@ -94,10 +93,11 @@ class Watch:
         """Take the call in; whether the rule is met by it."""
         rule, now = self.rule, arrival.at
         since = now - rule.within_seconds
-        tool = f"{arrival.server}/{arrival.tool}"
         match rule.kind:
             case "identical_calls":
-                times = self.by_digest.setdefault(arrival.digest, deque(maxlen=rule.count))
+                times = self.by_digest.get(arrival.digest)
+                if times is None:
+                    times = self.by_digest[arrival.digest] = deque(maxlen=rule.count)
                 self.by_digest.move_to_end(arrival.digest)
                 if len(self.by_digest) > MAX_DIGESTS:
                     self.by_digest.popitem(last=False)
@@ -107,12 +107,14 @@ class Watch:
                 self.times.append(now)
                 return self._recent(since) >= rule.count
             case "distinct_tools":
+                tool = f"{arrival.server}/{arrival.tool}"
                 self.tools[tool] = now
                 self.tools.move_to_end(tool)
                 while next(iter(self.tools.values())) < since:
                     self.tools.popitem(last=False)
                 return len(self.tools) >= rule.count
             case "first_seen_tool":
+                tool = f"{arrival.server}/{arrival.tool}"
                 new = tool not in self.seen
                 self.seen.add(tool)
                 return new

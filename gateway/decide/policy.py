@@ -109,6 +109,7 @@ def _subject(principal: Principal) -> dict[str, Any]:
     return {"type": "agent", "id": principal.id, "roles": list(principal.roles), "claims": principal.claims}
 
 
+@lru_cache(maxsize=256)
 def rfc3339(time_ns: int) -> str:
     """An instant as RFC 3339 text in UTC, with as many digits of a second as it has, as Go writes it."""
     seconds, nanoseconds = divmod(time_ns, 1_000_000_000)

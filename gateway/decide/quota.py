@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from gateway.decide.catalogue import matches
 from gateway.model.call import Call, TargetType
+from gateway.model.value import Value
 
 SLOTS = 60
 
@@ -230,8 +231,7 @@ class Exhausted:
         )
 
 
-@dataclass(slots=True, kw_only=True)
-class Taken:
+class Taken(Value, frozen=True, kw_only=True):
     """What a call holds of one quota until it settles."""
 
     quota: Quota
@@ -269,30 +269,37 @@ class Ledger:
         self.calls: dict[tuple[str, str], Use] = {}
         self.costs: dict[tuple[str, str], Use] = {}
         self.flying: dict[tuple[str, str], int] = {}
-        self._applying: dict[tuple[object, ...], tuple[Sequence[Quota], tuple[Quota, ...]]] = {}
+        self._applying: dict[tuple[object, ...], tuple[Sequence[Quota], tuple[_Counter, ...]]] = {}
         self.started: dict[tuple[str, str], float] = {}
         """First call of a subject under a `wall_seconds` quota."""
 
-    def exhausted(self, quota: Quota, call: Call, now: float) -> Exhausted | None:
+    def take(self, quotas: Sequence[Quota], call: Call, now: float) -> Exhausted | tuple[Taken, ...]:
+        """Take from every quota that applies, or from none."""
+        counters = self._counters(quotas, call)
+        for counter in counters:
+            if (refusal := self._exhausted(counter, call, now)) is not None:
+                return refusal
+        return tuple([self._take(counter, call, now) for counter in counters])
+
+    def _exhausted(self, counter: "_Counter", call: Call, now: float) -> Exhausted | None:
         """The first of the quota's limits that has no room for the call."""
-        whom = subject(quota, call)
-        key = (quota.id, whom)
-        if quota.limit is not None and quota.window is not None:
-            use = self.calls.get(key, Use())
-            if (used := use.used(quota.window, now)) + 1 > quota.limit:
-                after = use.free_after(quota.window, now, quota.limit, 1)
+        quota, key = counter.quota, counter.key
+        if counter.calls is not None:
+            assert quota.limit is not None
+            assert quota.window is not None
+            if (used := counter.calls.used(quota.window, now)) + 1 > quota.limit:
                 return Exhausted(
                     quota=quota,
-                    subject=whom,
+                    subject=key[1],
                     used=used,
                     limit=quota.limit,
                     unit=f"calls in {quota.window}",
-                    retry_after_seconds=after,
+                    retry_after_seconds=counter.calls.free_after(quota.window, now, quota.limit, 1),
                 )
         if quota.in_flight is not None and (flying := self.flying.get(key, 0)) >= quota.in_flight:
             return Exhausted(
                 quota=quota,
-                subject=whom,
+                subject=key[1],
                 used=flying,
                 limit=quota.in_flight,
                 unit="calls at once",
@@ -303,63 +310,67 @@ class Ledger:
             if elapsed >= quota.wall_seconds:
                 return Exhausted(
                     quota=quota,
-                    subject=whom,
+                    subject=key[1],
                     used=elapsed,
                     limit=quota.wall_seconds,
                     unit="seconds",
                     retry_after_seconds=None,
                 )
-        if quota.budget is not None:
-            costs, wanted = self.costs.get(key, Use()), cost_of(quota, call)
-            spent = costs.used(quota.budget.window, now)
-            if spent + wanted > quota.budget.amount + 1e-9 or spent >= quota.budget.amount:
-                after = costs.free_after(quota.budget.window, now, quota.budget.amount, max(wanted, 1e-12))
+        if counter.costs is not None:
+            assert quota.budget is not None
+            budget, wanted = quota.budget, cost_of(quota, call)
+            spent = counter.costs.used(budget.window, now)
+            if spent + wanted > budget.amount + 1e-9 or spent >= budget.amount:
                 return Exhausted(
                     quota=quota,
-                    subject=whom,
+                    subject=key[1],
                     used=spent,
-                    limit=quota.budget.amount,
-                    unit=f"{quota.budget.unit} in {quota.budget.window}",
-                    retry_after_seconds=after,
+                    limit=budget.amount,
+                    unit=f"{budget.unit} in {budget.window}",
+                    retry_after_seconds=counter.costs.free_after(budget.window, now, budget.amount, max(wanted, 1e-12)),
                 )
         return None
 
-    def take(self, quotas: Sequence[Quota], call: Call, now: float) -> Exhausted | tuple[Taken, ...]:
-        """Take from every quota that applies, or from none."""
-        matching = self._matching(quotas, call)
-        for quota in matching:
-            if (refusal := self.exhausted(quota, call, now)) is not None:
-                return refusal
-        return tuple(self._take(quota, call, now) for quota in matching)
-
-    def _matching(self, quotas: Sequence[Quota], call: Call) -> tuple[Quota, ...]:
-        """The quotas that apply; globs are matched once for each kind of call."""
-        session = call.session_id if any("session" in quota.match for quota in quotas) else ""
-        kind = (call.principal.id, call.principal.roles, call.server, call.name, call.type, call.risk, session)
+    def _counters(self, quotas: Sequence[Quota], call: Call) -> "tuple[_Counter, ...]":
+        """What the quotas that apply count the call on; globs are matched once for each kind of call."""
+        principal = call.principal
+        kind = (principal.id, principal.roles, call.server, call.name, call.type, call.risk, call.session_id)
         known = self._applying.get(kind)
         if known is None or known[0] is not quotas:
             if len(self._applying) >= MAX_KINDS:
                 self._applying.clear()
-            known = self._applying[kind] = (quotas, tuple(quota for quota in quotas if applies(quota, call)))
+            counters = tuple(self._counter(quota, call) for quota in quotas if applies(quota, call))
+            known = self._applying[kind] = (quotas, counters)
         return known[1]
 
-    def _take(self, quota: Quota, call: Call, now: float) -> Taken:
-        whom = subject(quota, call)
-        key = (quota.id, whom)
+    def _counter(self, quota: Quota, call: Call) -> "_Counter":
+        key = (quota.id, subject(quota, call))
+        counts = quota.limit is not None and quota.window is not None
+        return _Counter(
+            quota=quota,
+            key=key,
+            calls=_of(self.calls, key) if counts else None,
+            costs=_of(self.costs, key) if quota.budget is not None else None,
+        )
+
+    def _take(self, counter: "_Counter", call: Call, now: float) -> Taken:
+        quota, key = counter.quota, counter.key
         calls = flying = 0
         cost = 0.0
-        if quota.limit is not None and quota.window is not None:
-            self.calls.setdefault(key, Use()).add(quota.window, now, 1)
+        if counter.calls is not None:
+            assert quota.window is not None
+            counter.calls.add(quota.window, now, 1)
             calls = 1
         if quota.in_flight is not None:
             self.flying[key] = self.flying.get(key, 0) + 1
             flying = 1
         if quota.wall_seconds is not None:
             self.started.setdefault(key, now)
-        if quota.budget is not None:
+        if counter.costs is not None:
+            assert quota.budget is not None
             cost = cost_of(quota, call)
-            self.costs.setdefault(key, Use()).add(quota.budget.window, now, cost)
-        return Taken(quota=quota, subject=whom, calls=calls, in_flight=flying, cost=cost, at=now)
+            counter.costs.add(quota.budget.window, now, cost)
+        return Taken(quota=quota, subject=key[1], calls=calls, in_flight=flying, cost=cost, at=now)
 
     def settle(self, taken: Taken, *, executed: bool, cost: float | None) -> float:
         """Give back what a call did not use; the cost that stays charged.
@@ -382,5 +393,23 @@ class Ledger:
             return 0.0
         final = 0.0 if not executed else taken.cost if cost is None else cost
         if final != taken.cost:
-            self.costs.setdefault(key, Use()).add(budget.window, taken.at, final - taken.cost)
+            _of(self.costs, key).add(budget.window, taken.at, final - taken.cost)
         return final
+
+
+class _Counter(Value, frozen=True, kw_only=True):
+    """What one quota counts the calls of one subject on."""
+
+    quota: Quota
+    key: tuple[str, str]
+    """The quota's id, and the subject."""
+    calls: Use | None
+    costs: Use | None
+
+
+def _of(uses: dict[tuple[str, str], Use], key: tuple[str, str]) -> Use:
+    """A subject's use, made when it is first asked for."""
+    use = uses.get(key)
+    if use is None:
+        use = uses[key] = Use()
+    return use

@@ -59,7 +59,7 @@ class _Pool:
 
     def take(self, agent: str) -> bool:
         """A place now, if there is one and it is this agent's turn."""
-        if self.in_use >= self.rules.max_concurrency or not self._fair(agent):
+        if self.in_use >= self.rules.max_concurrency or (self.waiting and not self._fair(agent)):
             return False
         self._occupy(agent)
         return True
@@ -71,7 +71,8 @@ class _Pool:
             self.holders[agent] = left
         else:
             del self.holders[agent]
-        self._admit_waiting()
+        if self.waiting:
+            self._admit_waiting()
 
     def _admit_waiting(self) -> None:
         while self.waiting and self.in_use < self.rules.max_concurrency:
@@ -109,12 +110,12 @@ class Bulkhead:
 
     async def admit(self, call: Call) -> Verdict:
         held: list[_Pool] = []
-        before = self._clock.monotonic_ns()
-        waited = False
+        before: int | None = None
+        agent = call.principal.id
         try:
             for pool in self._wanted(call):
-                if not pool.take(call.principal.id):
-                    waited = True
+                if not pool.take(agent):
+                    before = before or self._clock.monotonic_ns()
                     if not await self._wait(pool, call):
                         self._release(held, call)
                         return _full(pool)
@@ -123,7 +124,7 @@ class Bulkhead:
             self._release(held, call)
             raise
         self._held[call.id] = held
-        if waited:
+        if before is not None:
             return Proceed(facts={"waited_us": (self._clock.monotonic_ns() - before) // 1000})
         return PROCEED
 
@@ -141,16 +142,20 @@ class Bulkhead:
                 waiting=len(pool.waiting),
             )
 
-    def _wanted(self, call: Call) -> Iterator[_Pool]:
+    def _wanted(self, call: Call) -> list[_Pool]:
+        """The pools that a call needs a place in, in the order in which they are asked."""
+        wanted = [
+            self._pool("server:", call.server, self._server_rules(call.server)),
+            self._pool("risk:", call.risk.value, self._pool_rules(call.risk.value)),
+        ]
         if (value := serial_value(call)) is not None:
             # As many as come may wait for their turn; the call's own deadline bounds it.
-            yield self._pool(
-                f"serial:{call.server}:{value}", PoolRules(max_concurrency=1, queue=1_000_000, queue_seconds=3600.0)
-            )
-        yield self._pool(f"server:{call.server}", self._server_rules(call.server))
-        yield self._pool(f"risk:{call.risk}", self._pool_rules(str(call.risk)))
+            one = PoolRules(max_concurrency=1, queue=1_000_000, queue_seconds=3600.0)
+            wanted.insert(0, self._pool("serial:", f"{call.server}:{value}", one))
+        return wanted
 
-    def _pool(self, name: str, rules: PoolRules) -> _Pool:
+    def _pool(self, kind: str, subject: str, rules: PoolRules) -> _Pool:
+        name = kind + subject
         if (pool := self._pools.get(name)) is None:
             pool = self._pools[name] = _Pool(name, rules)
         pool.rules = rules  # a reload's bounds apply from the next call on

@@ -6,6 +6,7 @@ this very call. Calls that wait for approval, poll for it, or were released by i
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
 import orjson
@@ -25,6 +26,22 @@ MAX_SUBJECTS = 10_000
 
 
 HEAR_ENDINGS = frozenset({"failures", "result_bytes", "repeated_result"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """What watches the calls of one agent and session, and what it needs to know of them."""
+
+    rules: Sequence[Rule]
+    watches: tuple[Watch, ...]
+    hearing: tuple[Watch, ...]
+    """Those that ask how calls end."""
+    identity: bool
+    """Whether any asks for the digest of a call."""
+    result: bool
+    """Whether any asks for the digest of a result."""
+
+
 """The kinds of rules that need to know how calls ended."""
 
 
@@ -53,7 +70,7 @@ class Interrupt:
         self._stops, self._rules, self._quotas, self._ledger = stops, rules, quotas, ledger
         self._stop, self._clock = stop, clock
         self._states: dict[tuple[Rule, str], Watch] = {}
-        self._watches: dict[tuple[str, str], tuple[Sequence[Rule], list[Watch]]] = {}
+        self._watches: dict[tuple[str, str], Watching] = {}
         self._picked: tuple[Sequence[Quota], tuple[Quota, ...]] = ((), ())
 
     async def admit(self, call: Call) -> Verdict:
@@ -66,17 +83,19 @@ class Interrupt:
         rules = self._rules()
         if not rules or call.type is not TargetType.TOOL:
             return PROCEED
-        arrival = Arrival(at=now, server=call.server, tool=call.name, digest=identity(call))
-        met = [watch.rule for watch in self._watching(rules, call) if watch.arrive(arrival)]
+        watching = self._watching(rules, call)
+        digest = identity(call) if watching.identity else b""
+        arrival = Arrival(at=now, server=call.server, tool=call.name, digest=digest)
+        met = [watch.rule for watch in watching.watches if watch.arrive(arrival)]
         return self._met(met, call, now) if met else PROCEED
 
     async def settle(self, call: Call, outcome: Outcome) -> Settlement | None:
         if call.type is not TargetType.TOOL or not (rules := self._rules()):
             return None
-        watches = [watch for watch in self._watching(rules, call) if watch.rule.kind in HEAR_ENDINGS]
-        if watches:
-            ending = _ending(outcome, self._clock.time_ns() / 1e9)
-            for watch in watches:
+        watching = self._watching(rules, call)
+        if watching.hearing:
+            ending = _ending(outcome, self._clock.time_ns() / 1e9, digest=watching.result)
+            for watch in watching.hearing:
                 watch.end(ending)
         return None
 
@@ -124,19 +143,25 @@ class Interrupt:
         facts = {"interrupts": [rule.name for rule in met]}
         return Proceed(call=replace(call, hold_reasons=(*call.hold_reasons, *holds)), facts=facts)
 
-    def _watching(self, rules: Sequence[Rule], call: Call) -> list[Watch]:
+    def _watching(self, rules: Sequence[Rule], call: Call) -> Watching:
         """The watches of all rules for this call's agent and session, in the rules' order.
 
         Rules that a reload left as they were keep what they have seen.
         """
         key = (call.principal.id, call.session_id)
         known = self._watches.get(key)
-        if known is None or known[0] is not rules:
-            made = [self._watch(rule, key[0] if rule.per == "agent" else key[1]) for rule in rules]
-            known = self._watches[key] = (rules, made)
+        if known is None or known.rules is not rules:
+            made = tuple(self._watch(rule, key[0] if rule.per == "agent" else key[1]) for rule in rules)
+            known = self._watches[key] = Watching(
+                rules=rules,
+                watches=made,
+                hearing=tuple(watch for watch in made if watch.rule.kind in HEAR_ENDINGS),
+                identity=any(watch.rule.kind == "identical_calls" for watch in made),
+                result=any(watch.rule.kind == "repeated_result" for watch in made),
+            )
             if len(self._watches) > MAX_SUBJECTS:
                 del self._watches[next(iter(self._watches))]
-        return known[1]
+        return known
 
     def _watch(self, rule: Rule, subject: str) -> Watch:
         key = (rule, subject)
@@ -171,14 +196,14 @@ def stopped(stop: Stop, now: float) -> Refuse:
     )
 
 
-def _ending(outcome: Outcome, now: float) -> Ending:
+def _ending(outcome: Outcome, now: float, *, digest: bool) -> Ending:
     match outcome:
         case Completed(result=bytes(result)):
             failed = b'"isError":true' in result or (
                 b'"isError"' in result and orjson.loads(result).get("isError") is True
             )
-            digest = hashlib.blake2b(result, digest_size=16).digest()
-            return Ending(at=now, failed=failed, result_bytes=len(result), result_digest=digest)
+            hashed = hashlib.blake2b(result, digest_size=16).digest() if digest else b""
+            return Ending(at=now, failed=failed, result_bytes=len(result), result_digest=hashed)
         case Completed() | Failed():
             return Ending(at=now, failed=True)
         case Refused() | Held():
