@@ -21,7 +21,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import platformdirs
 from pydantic import BaseModel, ValidationError
@@ -527,8 +527,12 @@ class _Loader:
         unknown = self.to_look and not secret.reveal()
         if len(disabled) == failed and not unknown and not re.match(r"https?://[^/\s]", secret.reveal()):
             self.fault(path, "is no http:// or https:// URL", 'write it as "https://host/mcp"')
-        if password := re.match(r"[a-z]+://[^/@\s]*:([^/@\s]+)@", secret.reveal()):
-            REGISTRY.add(password[1])
+        if userinfo := re.match(r"[a-z]+://([^/@\s]*:([^/@\s]+))@", secret.reveal()):
+            REGISTRY.add(userinfo[2])
+            REGISTRY.add(base64.b64encode(userinfo[1].encode()).decode())  # as the Authorization header has it
+        for name, value in parse_qsl(secret.reveal().partition("?")[2]):
+            if looks_secret(name):
+                REGISTRY.add(value)
         return Secret(secret.reveal(), shown=_without_userinfo(text))
 
     def _tool_defaults(self, table: doc.ServerTable, defaults: doc.DefaultsTable) -> ToolSettings:

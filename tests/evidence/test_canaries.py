@@ -62,6 +62,7 @@ def forms(value: str) -> list[bytes]:
         value.encode(),
         urllib.parse.quote(value, safe="").encode(),
         base64.b64encode(value.encode()).rstrip(b"=")[:-1],
+        base64.b64encode(f"bob:{value}".encode()).rstrip(b"=")[:-1],
         json.dumps(value)[1:-1].encode(),
     ]
 
