@@ -165,7 +165,9 @@ def _head(raw: Any) -> tuple[str, int, str, str] | None:
 
 
 def _previous(raw: Any) -> str:
-    row = raw.execute("SELECT data FROM records WHERE type = 'checkpoint' ORDER BY seq DESC LIMIT 1").fetchone()
+    row = raw.execute(
+        "SELECT data FROM records WHERE type = 'checkpoint' AND type <> 'call' ORDER BY seq DESC LIMIT 1"
+    ).fetchone()
     if row is None:
         return ""
     return payload_digest(orjson.loads(row[0])["body"]["envelope"])

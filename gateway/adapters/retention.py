@@ -16,7 +16,8 @@ that earlier ones may go.
 
 Deletion follows in small batches, each a transaction of its own in the journal's writer thread, whose length follows from
 how long the one before took; between two of them the writer commits what calls wait for. A process that is killed meanwhile
-leaves a chain that begins somewhere in the range, which verifies too, and the next start goes on.
+leaves a chain that begins somewhere in the range, which verifies too, and the next start goes on. Freed pages are used
+again; beyond a sixteenth of the file they are given back to the file system, in small steps as well.
 
 One payload is erased likewise (`erase`): the statement and the erasure are one transaction.
 """
@@ -66,8 +67,18 @@ MOST_RECORDS: Final = 1000
 BATCH_BYTES: Final = 2_000_000
 """In one batch: pages of large payloads are read one by one when they are freed."""
 
-VACUUM_PAGES: Final = 256
-"""Given back to the file system at once."""
+VACUUM_PAGES: Final = 64
+"""Given back to the file system at once; each may mean that another page is moved."""
+
+SPARE: Final = 1 / 16
+"""Of the file's pages, what may stay free: what is recorded next is written there."""
+
+LOCKED_SECONDS: Final = 0.02
+"""How long overwriting the write-ahead log may wait for a reader, and calls for it."""
+
+OVERWRITE_TRIES: Final = 50
+OVERWRITE_SECONDS: Final = 0.1
+"""How often that is tried, and the pause between."""
 
 Reason = Literal["age", "size"]
 
@@ -124,6 +135,8 @@ class Retention:
                 await self.apply()
             except JournalUnavailable as error:
                 logger.error("records that are too old or too many could not be dropped: %s", error)
+            except (LookupError, TypeError) as error:
+                logger.error("nothing can be dropped, a checkpoint or tombstone of the store is damaged: %r", error)
             await anyio.sleep(self._check_seconds)
 
     async def apply(self) -> int:
@@ -139,6 +152,7 @@ class Retention:
         while (found := await self._journal.read(due, settings, self._clock.time_ns() / 1e9)) is not None:
             await self._state(found)
             dropped += await self._drop(found.last)
+        await self._give_back()
         return dropped
 
     async def erase(self, call_id: str, roles: Sequence[str], by: str) -> Mapping[str, Any]:
@@ -181,10 +195,7 @@ class Retention:
                 await self._journal.record("tombstone", body, (write,))
             except WriteConflict:
                 raise EraseRefused(f"the {role} of call {call_id} went meanwhile") from None
-        try:
-            await self._journal.between(_overwrite_wal)
-        except JournalUnavailable as error:
-            logger.warning("what was erased may stand in the write-ahead log until it is next written: %s", error)
+        await self._overwrite()
         return {"call_id": call_id, "seq": seq, "erased": wanted}
 
     async def _state(self, found: Due) -> None:
@@ -204,6 +215,26 @@ class Retention:
         )
         logger.info("records up to %d are dropped for their %s", found.last, found.reason)
 
+    async def _overwrite(self) -> None:
+        """What was erased is left in no file of the store, as soon as nobody reads the store as it was before."""
+        for _ in range(OVERWRITE_TRIES):
+            try:
+                if await self._journal.between(_overwrite_wal):
+                    return
+            except JournalUnavailable as error:
+                logger.warning("what was erased may stand in the write-ahead log until it is next written: %s", error)
+                return
+            await anyio.sleep(OVERWRITE_SECONDS)
+        logger.warning("what was erased stands in the write-ahead log until whoever reads the store now has ended")
+
+    async def _give_back(self) -> None:
+        """Make the file smaller where much of it is free."""
+        while True:
+            began = time.perf_counter()
+            if not await self._journal.between(_vacuum):
+                return
+            await anyio.sleep((time.perf_counter() - began) * REST)
+
     async def _drop(self, last: int) -> int:
         rows, dropped = 100, 0
         while True:
@@ -218,11 +249,7 @@ class Retention:
             elif gone == rows:
                 rows = min(MOST_RECORDS, rows * 2)
             await anyio.sleep(took * REST)
-        while True:
-            began = time.perf_counter()
-            if await self._journal.between(_give_back) == 0:
-                return dropped
-            await anyio.sleep((time.perf_counter() - began) * REST)
+        return dropped
 
 
 # --- what is due -------------------------------------------------------------------------------------------------
@@ -266,10 +293,16 @@ _CHECKPOINTS = "SELECT seq, at FROM records WHERE type = 'checkpoint' AND type <
 
 def used_bytes(raw: sqlite3.Connection) -> int:
     """Of the store's pages, those that hold something."""
+    size, count, free = _pages(raw)
+    return size * (count - free)
+
+
+def _pages(raw: sqlite3.Connection) -> tuple[int, int, int]:
+    """Bytes of a page, pages of the file, and those of them that are free."""
     size, count, free = (
         int(raw.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count", "freelist_count")
     )
-    return size * (count - free)
+    return size, count, free
 
 
 def tombstone(raw: sqlite3.Connection) -> Mapping[str, Any] | None:
@@ -332,7 +365,7 @@ def _erasable(raw: sqlite3.Connection, call_id: str) -> tuple[int, str, dict[str
     body, present = fields["body"], {}
     for role, salt in zip(records.ROLES, kept or (), strict=False):
         said = body["command"]["request"] if role == "request" else body[role]
-        if salt is not None and said is not None:
+        if salt is not None and said is not None and said["sha256"] is not None:
             present[str(role)] = str(said["sha256"])
     return row[0], fields["writer"], present
 
@@ -362,20 +395,28 @@ def _drop_batch(raw: sqlite3.Connection, last: int, rows: int) -> int:
             "DELETE FROM sessions WHERE id = ? AND NOT EXISTS (SELECT 1 FROM calls WHERE session_id = sessions.id)",
             sessions,
         )
-    _give_back(raw)
     return count
 
 
-def _give_back(raw: sqlite3.Connection) -> int:
-    """Give free pages at the end of the file back to the file system. How many are still free."""
+def _vacuum(raw: sqlite3.Connection) -> bool:
+    """Give some free pages back to the file system. Whether there were any to give."""
+    _, count, free = _pages(raw)
+    if free <= count * SPARE:
+        return False
     # As a script: `execute` runs this pragma's first step alone, which is one page.
     raw.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
-    return int(raw.execute("PRAGMA freelist_count").fetchone()[0])
+    return _pages(raw)[2] < free  # a store that was not made by a gateway may not be able to
 
 
-def _overwrite_wal(raw: sqlite3.Connection) -> None:
-    """Have what the write-ahead log still holds of a payload written over, as far as no reader needs it now."""
-    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+def _overwrite_wal(raw: sqlite3.Connection) -> bool:
+    """Empty the write-ahead log, which may still hold a payload. Whether it is empty: a reader may need it now."""
+    before = raw.execute("PRAGMA busy_timeout").fetchone()[0]
+    raw.execute(f"PRAGMA busy_timeout={int(LOCKED_SECONDS * 1000)}")
+    try:
+        busy, _, _ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={before}")
+    return not busy
 
 
 def _erased(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement]:

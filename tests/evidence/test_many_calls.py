@@ -39,7 +39,8 @@ def scans(raw: sqlite3.Connection, statements: list[str]) -> list[str]:
     found = []
     for statement in statements:
         for _, _, _, step in raw.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall():
-            verb, table, *_ = [*step.split(), ""]
+            words: list[str] = [*step.split(), ""]
+            verb, table = words[0], words[1]
             whole = verb == "SCAN" and table in LARGE and " LIMIT " not in statement
             sorted_first = "TEMP B-TREE" in step and " IN (" not in statement
             if whole or sorted_first:
@@ -88,7 +89,7 @@ def test_a_list_is_what_looking_at_every_call_would_find(raw: sqlite3.Connection
         "until": [BEGAN + share * CALLS * PACE for share in (-1.0, 0.01, 0.6, 2.0)],
     }
     some = 0
-    for _ in range(250):
+    for _ in range(100):
         names = chance.sample(sorted(choices), chance.choice((0, 1, 1, 2, 3)))
         filter = CallFilter(**{name: chance.choice(choices[name]) for name in names})
         limit, edge = chance.choice((1, 7, 50)), chance.choice((None, every[0].seq // 2, 30))
@@ -98,7 +99,7 @@ def test_a_list_is_what_looking_at_every_call_would_find(raw: sqlite3.Connection
         above = [call for call in reversed(wanted) if edge is None or call.seq > edge][:limit]
         assert queries.list_calls(raw, filter, after=edge or 0, limit=limit) == above, (filter, edge, limit)
         some += bool(below)
-    assert some > 50
+    assert some > 20
 
 
 def test_calls_that_end_out_of_order_are_in_the_span_in_which_they_began(tmp_path: Path) -> None:
