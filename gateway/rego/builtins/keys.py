@@ -125,7 +125,7 @@ def parse_keys(text: str) -> tuple[VerificationKey, ...]:
     """
     block = pem_decode(text)
     if block is None:
-        return _parse_jwks(text)
+        return parse_jwks(text)
     kind, content, rest = block
     if rest:
         raise BuiltinError("extra data after a PEM certificate block")
@@ -142,7 +142,8 @@ def parse_keys(text: str) -> tuple[VerificationKey, ...]:
     raise BuiltinError("failed to extract a Key from the PEM certificate")
 
 
-def _parse_jwks(text: str) -> tuple[VerificationKey, ...]:
+def parse_jwks(text: str) -> tuple[VerificationKey, ...]:
+    """The keys of a JWK (set). Raises BuiltinError."""
     try:
         document = json.decode(text)
     except json.JsonError:
@@ -187,7 +188,8 @@ def base64url(text: str) -> bytes:
     return base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
 
 
-def _bytes(member: dict[str, Any], name: str) -> bytes:
+def member_bytes(member: dict[str, Any], name: str) -> bytes:
+    """A member of a JWK that is base64url. Raises BuiltinError."""
     try:
         return base64url(_text(member, name))
     except ValueError:
@@ -201,26 +203,32 @@ _CURVES: Final[dict[str, Callable[[], ec.EllipticCurve]]] = {
 }
 
 
+def curve_of(member: dict[str, Any]) -> str:
+    """The name that `cryptography` has for the curve of a key."""
+    curve = _CURVES.get(_text(member, "crv"))
+    return curve().name if curve is not None else ""
+
+
 def _parse_jwk(member: dict[str, Any]) -> tuple[Key, bool]:
     kind = _text(member, "kty")
     private = "d" in member
     try:
         match kind:
             case "RSA":
-                modulus, exponent = (int.from_bytes(_bytes(member, name)) for name in ("n", "e"))
+                modulus, exponent = (int.from_bytes(member_bytes(member, name)) for name in ("n", "e"))
                 return rsa.RSAPublicNumbers(exponent, modulus).public_key(), private
             case "EC":
                 curve = _CURVES.get(_text(member, "crv"))
                 if curve is None:
                     raise UnsupportedError("keys on this curve are not read")
-                x, y = (int.from_bytes(_bytes(member, name)) for name in ("x", "y"))
+                x, y = (int.from_bytes(member_bytes(member, name)) for name in ("x", "y"))
                 return ec.EllipticCurvePublicNumbers(x, y, curve()).public_key(), private
             case "OKP":
                 if _text(member, "crv") != "Ed25519":
                     return None, private
-                return ed25519.Ed25519PublicKey.from_public_bytes(_bytes(member, "x")), private
+                return ed25519.Ed25519PublicKey.from_public_bytes(member_bytes(member, "x")), private
             case "oct":
-                return _bytes(member, "k"), False
+                return member_bytes(member, "k"), False
             case _:
                 raise _no_jwk(f"invalid key type {kind}")
     except ValueError:

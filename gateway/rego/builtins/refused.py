@@ -18,8 +18,6 @@ REFUSED: Final[dict[str, str]] = {
     "rego.metadata.rule": "annotations are not kept for evaluation",
     "strings.render_template": "Go's templates are not rendered",
     "providers.aws.sign_req": _SIGNS,
-    "io.jwt.encode_sign": _SIGNS,
-    "io.jwt.encode_sign_raw": _SIGNS,
     "crypto.parse_private_keys": _SIGNS,
     "crypto.x509.parse_rsa_private_key": _SIGNS,
     "crypto.x509.parse_keypair": _SIGNS,
