@@ -920,14 +920,14 @@ def insert_calls(raw: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) -> N
     sessions: dict[str, list[Any]] = {}
     for _, _, at, agent, session_id, client, _, _, _, outcome, _, _, in_doubt, _, _ in calls:
         counts = sessions.setdefault(session_id, [agent, client, at, at, 0, 0, 0, 0, 0, 0, 0])
-        counts[3] = max(counts[3], at)
+        counts[2], counts[3] = min(counts[2], at), max(counts[3], at)
         counts[4] += 1
         counts[_SESSION_COLUMNS[outcome]] += 1
         counts[10] += in_doubt
     raw.executemany(
         "INSERT INTO sessions (id, agent, client, first_at, last_at, calls, completed, errors, refused, held, failed,"
         " in_doubt) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
-        " last_at = max(last_at, excluded.last_at), calls = calls + excluded.calls,"
+        " first_at = min(first_at, excluded.first_at), last_at = max(last_at, excluded.last_at), calls = calls + excluded.calls,"
         " completed = completed + excluded.completed, errors = errors + excluded.errors,"
         " refused = refused + excluded.refused, held = held + excluded.held, failed = failed + excluded.failed,"
         " in_doubt = in_doubt + excluded.in_doubt",

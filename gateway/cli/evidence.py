@@ -16,7 +16,7 @@ import click
 
 from gateway.cli.frame import Negative, command, group, json_option, print_json, print_table, say
 from gateway.cli.sources import recording_option, store
-from gateway.model.recording import CallFilter, CallSummary, OpenCall, Record, SessionSummary
+from gateway.model.recording import CallFilter, CallSummary, OpenCall, Record
 
 FOLLOW_SECONDS = 0.25
 """How often `tail` looks for new records."""
@@ -195,8 +195,10 @@ def list_sessions(agent: str | None, limit: int, before: str | None, recording: 
 @click.argument("id")
 @recording_option
 def show_session(id: str, recording: Path | None, as_json: bool) -> None:
-    """Show a session's calls in order, with their timings. The beginning of an id is enough."""
+    """Show a session as a tree with timings: its calls, and under each its later rounds, tries, and what the tool server
+    asked and told meanwhile. The beginning of an id is enough."""
     from gateway.adapters import queries
+    from gateway.replay.tree import drawn, tree
 
     with store(recording) as raw:
         try:
@@ -205,12 +207,17 @@ def show_session(id: str, recording: Path | None, as_json: bool) -> None:
             raise Negative(str(error)) from error
         if session is None:
             raise Negative(f"there is no session {id}")
+        calls = queries.read_records(raw, filter=CallFilter(session=session.id))
+        nodes = tree(calls)
         if as_json:
             found = [asdict(each) for each in _all_calls(raw, session.id)]
-            print_json({"session": asdict(session), "calls": found})
+            print_json({"session": asdict(session), "calls": found, "tree": [asdict(node) for node in nodes]})
             return
-        for line in _tree(session, _all_calls(raw, session.id)):
-            click.echo(_safe(line))
+    client = f" ({session.client})" if session.client else ""
+    click.echo(_safe(f"session {session.id}: {session.agent}{client}"))
+    click.echo(f"{_time(session.first_at)} to {_time(session.last_at)}, {session.calls} calls")
+    for line in drawn(nodes):
+        click.echo(_safe(line))
 
 
 def _all_calls(raw: sqlite3.Connection, session: str) -> Iterator[CallSummary]:
@@ -220,15 +227,6 @@ def _all_calls(raw: sqlite3.Connection, session: str) -> Iterator[CallSummary]:
     while page := queries.list_calls(raw, CallFilter(session=session), after=after, limit=queries.PAGE):
         yield from page
         after = page[-1].seq
-
-
-def _tree(session: SessionSummary, found: Iterator[CallSummary]) -> Iterator[str]:
-    yield f"session {session.id}: {session.agent}" + (f" ({session.client})" if session.client else "")
-    yield f"{_time(session.first_at)} to {_time(session.last_at)}, {session.calls} calls"
-    for each in found:
-        offset = each.at - session.first_at
-        code = f" {each.code}" if each.code else ""
-        yield f"├─ {offset:+9.3f} s  {_ms(each.elapsed_us):>8} ms  {each.tool}  {_word(each)}{code}  {each.id}"
 
 
 @sessions.command()
@@ -570,7 +568,7 @@ def _page(found: Record, erased: Mapping[str, Mapping[str, Any]]) -> Iterator[st
 
 def _explanation(body: Mapping[str, Any]) -> Iterator[str]:
     """The outcome in words."""
-    from gateway.model.refusal import CODES
+    from gateway.model.refusal import CODES, REMEDIES, Code
 
     outcome = body["outcome"]
     known = {code.value: text for code, text in CODES.items()}
@@ -603,6 +601,11 @@ def _explanation(body: Mapping[str, Any]) -> Iterator[str]:
         "unknown": "Whether it ran is unknown.",
     }
     yield f"  {ran[body['executed']]}"
+    if outcome.get("decision_id"):
+        yield f"  policy decision {outcome['decision_id']}, revision {body['command']['policy_revision']}"
+    code = "hold.pending" if outcome["kind"] == "held" else outcome.get("code")
+    if code in known:
+        yield f"  What to do: {REMEDIES[Code(code)]}"
     if body["recovered"]:
         yield "  This was recorded at the start after the gateway had been stopped without warning."
 
