@@ -21,7 +21,7 @@ import threading
 import traceback
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TextIO, assert_never
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO, assert_never
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import HistogramMetricFamily
+from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily
 
 from gateway.config.secrets import REGISTRY, SecretRegistry
 from gateway.model.call import Call, TargetType
@@ -330,6 +330,21 @@ class _Durations:
         yield family
 
 
+class _Watched:
+    """A gauge that is read from where its value lies."""
+
+    def __init__(
+        self, name: str, documentation: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]
+    ) -> None:
+        self._name, self._documentation, self._label, self._values = name, documentation, label, values
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(self._name, self._documentation, labels=(self._label,))
+        for label, value in self._values():
+            family.add_metric((label,), value)
+        yield family
+
+
 class Metrics:
     """Prometheus metrics in a registry of their own; `render()` is what `/metrics` answers."""
 
@@ -376,6 +391,12 @@ class Metrics:
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """A gauge that asks `value` whenever it is scraped (`gateway_journal_lag_seconds`, queue depths)."""
         Gauge(name, documentation, registry=self.registry).set_function(value)
+
+    def watch_each(
+        self, name: str, documentation: str, label: str, values: Callable[[], Iterable[tuple[str, float]]]
+    ) -> None:
+        """A gauge with a label, whose values are asked for whenever it is scraped."""
+        self.registry.register(_Watched(name, documentation, label, values))
 
     def receive(self, event: Event) -> None:
         """To be subscribed to events."""

@@ -643,6 +643,19 @@ def _observe(runtime: Runtime, stack: contextlib.AsyncExitStack) -> None:
         lambda: journal.status.lag_seconds,
     )
     metrics.watch("gateway_calls_running", "Calls in flight", lambda: float(sum(1 for _ in runtime.engine.running())))
+    pools = runtime.bulkhead
+    metrics.watch_each(
+        "gateway_pool_in_use",
+        "Places of a pool that are taken",
+        "pool",
+        lambda: [(use.pool, float(use.in_use)) for use in pools.use()],
+    )
+    metrics.watch_each(
+        "gateway_pool_waiting",
+        "Calls that wait for a place in a pool",
+        "pool",
+        lambda: [(use.pool, float(use.waiting)) for use in pools.use()],
+    )
     metrics.watch("gateway_holds_pending", "Calls that wait for a person", lambda: float(runtime.book.pending()))
     handler = next(
         (handler for handler in logging.getLogger().handlers if isinstance(handler, telemetry.LogHandler)), None
