@@ -231,7 +231,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
                 kinds=WRITES,
             )
         )
-        servers = ToolServers(channel)
+        servers = ToolServers(channel, idle_seconds=configuration.gateway.session_idle_seconds)
         await servers.reconfigure(configuration.servers)
 
         def swapped(snapshot: Snapshot, agents: tuple[AgentKey, ...] | None) -> None:
