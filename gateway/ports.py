@@ -290,8 +290,9 @@ class Events(Protocol):
         """Hands the event to every subscriber's bounded queue. Never blocks, never raises."""
         ...
 
-    def subscribe(self, receive: Callable[[Event], None]) -> Callable[[], None]:
-        """Calls `receive` for each event from now on; what it raises is logged and dropped. Returns how to end it."""
+    def subscribe(self, receive: Callable[[Event], None], *kinds: type[Event]) -> Callable[[], None]:
+        """Calls `receive` for each event of these kinds from now on (all, where none is named); what it raises is logged and
+        dropped. Returns how to end it."""
         ...
 
 

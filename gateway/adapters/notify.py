@@ -209,7 +209,7 @@ class Outbox:
 
     async def run(self) -> None:
         """Send what is due, until cancelled."""
-        end = self._events.subscribe(self._hear)
+        end = self._events.subscribe(self._hear, StateChanged)
         try:
             async with (
                 aiohttp.ClientSession(

@@ -20,6 +20,9 @@ class SystemClock:
     monotonic_ns = staticmethod(time.monotonic_ns)
 
 
+_Subscriber = tuple[Callable[[Event], None], tuple[type[Event], ...]]
+
+
 class EventFanout:
     """Hands each event to every subscriber at once, in the publisher's task.
 
@@ -27,20 +30,31 @@ class EventFanout:
     """
 
     def __init__(self) -> None:
-        self._subscribers: list[Callable[[Event], None]] = []
+        self._subscribers: list[_Subscriber] = []
+        self._hearing: dict[type[Event], tuple[Callable[[Event], None], ...]] = {}
+        """Who hears each class of event: most events are calls', and most subscribers want none of them."""
 
     def publish(self, event: Event) -> None:
-        for receive in self._subscribers:
+        hearing = self._hearing.get(type(event))
+        if hearing is None:
+            hearing = self._hearing[type(event)] = tuple(
+                receive for receive, kinds in self._subscribers if issubclass(type(event), kinds)
+            )
+        for receive in hearing:
             try:
                 receive(event)
             except Exception:
                 logger.exception("a subscriber failed on %s", event.name)
 
-    def subscribe(self, receive: Callable[[Event], None]) -> Callable[[], None]:
-        self._subscribers = [*self._subscribers, receive]
+    def subscribe(self, receive: Callable[[Event], None], *kinds: type[Event]) -> Callable[[], None]:
+        """Have `receive` called with each event of these kinds (all, where none is named). What is returned ends it."""
+        subscriber: _Subscriber = (receive, kinds or (Event,))
+        self._subscribers = [*self._subscribers, subscriber]
+        self._hearing = {}
 
         def end() -> None:
-            self._subscribers = [other for other in self._subscribers if other is not receive]
+            self._subscribers = [other for other in self._subscribers if other is not subscriber]
+            self._hearing = {}
 
         return end
 
@@ -68,7 +82,7 @@ class EventStream:
         return len(self._queue)
 
     async def __aenter__(self) -> "EventStream":
-        self._end = self._fanout.subscribe(self._receive)
+        self._end = self._fanout.subscribe(self._receive, *self._kinds)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -83,8 +97,6 @@ class EventStream:
             await self._arrived.wait()
 
     def _receive(self, event: Event) -> None:
-        if not isinstance(event, self._kinds):
-            return
         if len(self._queue) >= self._size:
             self._queue.popleft()
             self.dropped += 1

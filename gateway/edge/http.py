@@ -55,7 +55,7 @@ from gateway.edge.protocol import (
     VERSION_KEY,
 )
 from gateway.edge.security import Asgi, HostCheck, Receive, Scope, refuse, respond
-from gateway.edge.sessions import Session, Sessions
+from gateway.edge.sessions import CONCERNING_SESSIONS, Session, Sessions
 from gateway.edge.settings import EdgeSettings
 from gateway.edge.streams import SSE_HEADERS, EventStream, Send
 from gateway.edge.subscriptions import listen
@@ -201,7 +201,7 @@ class McpApp:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Own the tasks of streams, watchers and the sweep of idle sessions; end every session on the way out."""
-        unsubscribe = self.gateway.events.subscribe(self.sessions.receive)
+        unsubscribe = self.gateway.events.subscribe(self.sessions.receive, *CONCERNING_SESSIONS)
         try:
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(self.sessions.sweep)

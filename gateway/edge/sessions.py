@@ -386,6 +386,10 @@ class Sessions:
         return session
 
 
+CONCERNING_SESSIONS = (CatalogueChanged, ConfigurationChanged, OwnToolsChanged)
+"""The events by which lists change, or sessions end."""
+
+
 def changed_kinds(event: Event) -> tuple[str, ...]:
     """Which lists may be others after this event. A new configuration or policy may change what is visible."""
     match event:

@@ -43,7 +43,7 @@ from gateway.edge.protocol import (
     REFUSED,
     VERSION_KEY,
 )
-from gateway.edge.sessions import Session, changed_kinds, concerns, refreshed
+from gateway.edge.sessions import CONCERNING_SESSIONS, Session, changed_kinds, concerns, refreshed
 from gateway.edge.settings import EdgeSettings
 from gateway.edge.subscriptions import listen
 from gateway.model.call import Client, Principal
@@ -117,7 +117,7 @@ class Connection:
     async def serve(self, read: Read, opening: bytes | None) -> None:
         """Until the input ends, the session is ended, or the output breaks."""
         self._gateway.open_session(self.session.id, self.session)
-        unsubscribe = self._gateway.events.subscribe(self._receive)
+        unsubscribe = self._gateway.events.subscribe(self._receive, *CONCERNING_SESSIONS)
         try:
             with self._scope:
                 async with anyio.create_task_group() as writing:

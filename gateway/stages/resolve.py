@@ -52,7 +52,7 @@ class Resolve:
         self._directory, self._approval, self._own = directory, approval, own
         self._links: dict[str, OrderedDict[str, str]] = {}
         """Session to URI to the server whose result linked it."""
-        events.subscribe(self._forget)
+        events.subscribe(self._forget, SessionEnded)
 
     async def admit(self, call: Call) -> Verdict:
         view = await self._directory.view(call.snapshot, call.principal)

@@ -43,7 +43,7 @@ class Heard:
     def publish(self, event: Event) -> None:
         self.heard.append(event)
 
-    def subscribe(self, receive: Callable[[Event], None]) -> Callable[[], None]:
+    def subscribe(self, receive: Callable[[Event], None], *kinds: type[Event]) -> Callable[[], None]:
         raise NotImplementedError
 
 
