@@ -18,6 +18,7 @@ from tests.cli.programs import environment, gateway
 from tests.gateway_process import free_port, serve
 from tests.nodejs import REAL
 from tests.nodejs import environment as node_environment
+from tests.replay.wires import http_bodies
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -29,11 +30,14 @@ OWN_TESTS = {
     """for n in 1 2 3 4 5; do gateway call time/get_current_time '{"timezone": "UTC"}'; done""": (
         "test_a_looping_agent_gets_the_message_of_the_readme"
     ),
+    "gateway replay serve docs/examples/session.jsonl --port 9000": "test_the_recording_of_the_readme_is_served",
     "claude mcp add --transport http gateway http://127.0.0.1:8080/mcp": "test_claude_code_takes_the_command",
 }
 """Commands that have a test of their own; all others are run by `test_the_commands_work_in_their_order`."""
 
 REFUSED = """gateway call time/get_current_time '{"timezone": "Asia/Tokyo"}'"""
+
+BACKTEST = "gateway policy backtest --recording docs/examples/session.jsonl --policies docs/examples/candidate --html report.html"
 
 
 def blocks(language: str) -> list[str]:
@@ -47,6 +51,7 @@ def commands() -> list[str]:
 
 
 @pytest.mark.rule("readme.commands")
+@pytest.mark.rule("readme.replay")
 def test_the_commands_work_in_their_order(tmp_path: Path) -> None:
     home, where = tmp_path / "home", tmp_path / "mine"
     where.mkdir()
@@ -54,6 +59,7 @@ def test_the_commands_work_in_their_order(tmp_path: Path) -> None:
     desktop.parent.mkdir(parents=True)
     before = json.dumps({"mcpServers": {"time": {"command": "mcp-server-time", "args": ["--local-timezone", "UTC"]}}})
     desktop.write_text(before)
+    shutil.copytree(ROOT / "docs" / "examples", where / "docs" / "examples")
     variables = {**environment(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     for line in commands():
         if line in OWN_TESTS:
@@ -67,11 +73,15 @@ def test_the_commands_work_in_their_order(tmp_path: Path) -> None:
             ["sh", "-c", line], cwd=where, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=180, check=False,
         )  # fmt: skip
-        expected = 1 if line == REFUSED else 0
+        expected = 1 if line in (REFUSED, BACKTEST) else 0
         assert ran.returncode == expected, f"{line}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
         if line == REFUSED:
             assert "policy.denied" in ran.stderr
             assert "Ask for UTC, and convert it yourself." in ran.stderr
+        if line == BACKTEST:
+            (table,) = [block for block in blocks("text") if block.startswith("the old policy")]
+            assert ran.stdout.startswith(table)
+            assert "<svg" in (where / "report.html").read_text()
         if line == "gateway install claude-desktop":
             assert list(json.loads(desktop.read_text())["mcpServers"]) == ["gateway"]
         if line == "gateway calls list":
@@ -127,7 +137,7 @@ def test_a_looping_agent_gets_the_message_of_the_readme(tmp_path: Path) -> None:
     shutil.copy(ROOT / "servers.toml", tmp_path)
     shutil.copytree(ROOT / "policies", tmp_path / "policies")
     (line,) = [line for line in commands() if line.startswith("for ")]
-    (message,) = [block.strip() for block in blocks("text")]
+    (message,) = [block.strip() for block in blocks("text") if block.startswith("gateway.paused")]
     variables = {**environment(tmp_path), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     with serve(tmp_path / "servers.toml"):
         deadline = time.monotonic() + 60
@@ -140,6 +150,29 @@ def test_a_looping_agent_gets_the_message_of_the_readme(tmp_path: Path) -> None:
     assert ran.returncode == 1, ran.stderr
     assert message in ran.stderr
     assert ran.stdout.count('"timezone"') == 4
+
+
+@pytest.mark.rule("readme.replay")
+def test_the_recording_of_the_readme_is_served(tmp_path: Path) -> None:
+    (line,) = [line for line in commands() if line.startswith("gateway replay serve ")]
+    port = free_port()
+    process = subprocess.Popen(
+        [BIN / "gateway", *line.replace("9000", str(port)).split()[1:]],
+        cwd=ROOT, env=environment(tmp_path), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert f"at http://127.0.0.1:{port}/mcp" in said, said
+        arguments = {"timezone": "Europe/Berlin"}
+        call = {"method": "tools/call", "params": {"name": "time__get_current_time", "arguments": arguments}}
+        (_, _, answer) = http_bodies(f"http://127.0.0.1:{port}/mcp", [call], modern=False)
+        assert b"2026-11-21T02:49:54+01:00" in answer
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 @pytest.mark.rule("start.test")
