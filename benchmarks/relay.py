@@ -4,7 +4,8 @@
 
 The gateway runs as a user has it: policy, validation and journal on. Each point is measured directly and through the gateway
 in turn, several rounds, and the medians over the rounds are compared: on a machine that others use, too, only the ratios say
-anything. The client is a raw one (`benchmarks.clients`), so that it is not the bottleneck.
+anything. The client is a raw one (`benchmarks.clients`), so that it is not the bottleneck; beside it
+stands one that uses an HTTP library, as clients do.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
+import orjson
 import uvloop
 
 from benchmarks import clients
@@ -151,6 +154,30 @@ async def http_exchanges(stack: AsyncExitStack, url: str, count: int, tool: str,
     return exchanges
 
 
+async def library_exchanges(stack: AsyncExitStack, url: str, count: int, tool: str, *, modern: bool) -> list[Exchange]:
+    """The same calls as a client makes them that uses an HTTP library (aiohttp), which serialises and parses each."""
+    assert modern
+    session = await stack.enter_async_context(
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=count, force_close=False))
+    )
+    message = clients.call(tool, TEXT, modern=True)
+    headers = {
+        "accept": "application/json, text/event-stream",
+        "content-type": "application/json",
+        "mcp-protocol-version": clients.MODERN,
+        "mcp-method": "tools/call",
+        "mcp-name": tool,
+    }
+
+    async def exchange() -> None:
+        async with session.post(url, data=orjson.dumps(message), headers=headers) as answer:
+            body = await answer.read()
+        clients.checked(body)
+        orjson.loads(body)
+
+    return [exchange] * count
+
+
 def _bound(exchange: Callable[[bytes], Awaitable[None]], prepared: bytes) -> Exchange:
     return lambda: exchange(prepared)
 
@@ -229,7 +256,13 @@ def temporary() -> Iterator[Path]:
 
 
 async def over_http(
-    name: str, target: str, options: Options, *, tool: str = "echo", era: str = "modern"
+    name: str,
+    target: str,
+    options: Options,
+    *,
+    tool: str = "echo",
+    era: str = "modern",
+    exchanges: Callable[..., Awaitable[list[Exchange]]] = http_exchanges,
 ) -> list[Point]:
     """HTTP in, HTTP out."""
     in_flight = IN_FLIGHT if era == "modern" and tool == "echo" else (1, 16)
@@ -240,8 +273,8 @@ async def over_http(
             return await compare(
                 name,
                 in_flight,
-                lambda stack, count: http_exchanges(stack, url, count, tool, modern=modern),
-                lambda stack, count: http_exchanges(stack, gateway.url, count, tool, modern=modern),
+                lambda stack, count: exchanges(stack, url, count, tool, modern=modern),
+                lambda stack, count: exchanges(stack, gateway.url, count, tool, modern=modern),
                 lambda: gateway.pid,
                 options,
             )
@@ -342,6 +375,10 @@ async def run(options: Options) -> dict[str, Any]:
     print(HEADER, flush=True)
     measurements: list[tuple[str, Callable[[str], Awaitable[list[Point]]]]] = [
         ("HTTP→HTTP, bare", lambda name: over_http(name, "bare", options)),
+        (
+            "HTTP→HTTP, bare, aiohttp",
+            lambda name: over_http(name, "bare", options, exchanges=library_exchanges),
+        ),
         ("HTTP→HTTP, SDK", lambda name: over_http(name, "sdk", options)),
         ("HTTP→stdio, bare", lambda name: http_to_stdio(name, "bare", options)),
         ("stdio→stdio, bare", lambda name: stdio_to_stdio(name, "bare", options)),
