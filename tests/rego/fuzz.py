@@ -154,7 +154,11 @@ def judge(server: OpaServer, trial: Trial) -> str:
         ours = ask_engine(trial, strict=strict)
         if ours.kind == "unsupported":
             return ""
-        theirs = ask_opa(server, trial, strict=strict)
+        try:
+            theirs = ask_opa(server, trial, strict=strict)
+        except http.client.RemoteDisconnected:  # it panicked
+            server.connection.close()
+            return ""
         if not ours.agrees(theirs):
             return (
                 f"strict={strict}\n--- module\n{trial.module}\n--- data {json.dumps(trial.data)}\n--- input "

@@ -125,6 +125,9 @@ def _subset(ctx: BuiltinContext, superset: Value, subset: Value) -> bool:
 def _subsequence(ctx: BuiltinContext, superset: list[Value], subset: list[Value]) -> bool:
     if len(subset) > len(superset):
         return False
-    ctx.charge(len(superset) * max(1, len(subset)) // 16)
     width = len(subset)
-    return any(all(map(equal, superset[at : at + width], subset)) for at in range(len(superset) - width + 1))
+    for at in range(len(superset) - width + 1):
+        ctx.charge(1 + width // 8)
+        if all(map(equal, superset[at : at + width], subset)):
+            return True
+    return False

@@ -34,10 +34,9 @@ def _find_all(
 ) -> tuple[bytes, list[regexp.Spans]]:
     charge_text(ctx, len(text))
     try:
-        data, matches = pattern.find_all(text, limit)
+        data, matches = pattern.find_all(text, limit, ctx.charge)
     except regexp.Unsupported as error:
         raise UnsupportedError(str(error)) from None
-    ctx.charge(len(matches))
     return data, matches
 
 

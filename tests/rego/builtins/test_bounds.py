@@ -58,6 +58,11 @@ def test_a_glob_is_matched_in_linear_time() -> None:
         ("regex.globs_match", ["[a-z]*b*" * 200, "[a-y]*c*" * 200]),
         ("regex.match", ["((a{100}){100}){100}", "a"]),
         ("regex.match", ["[a-z]" * 30_000, "a"]),
+        ("regex.find_n", ["a.*b|a", "a" * 200_000, -1]),
+        ("regex.split", ["a.*b|a", "a" * 200_000]),
+        ("regex.find_n", ["a", "a" * 200_000, -1]),
+        ("net.cidr_contains_matches", [["10.0.0.0/8"] * 1000, ["10.0.0.1"] * 1000]),
+        ("object.subset", [["a"] * 30_000, ["a"] * 15_000 + ["b"]]),
     ],
 )
 @pytest.mark.rule("rego.builtins-bounded")

@@ -11,9 +11,10 @@ are not ASCII (`Unsupported`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import re2
 
@@ -595,8 +596,13 @@ class Regexp:
             return self._literal in text
         return self._matcher.search(self._bytes(text)) is not None
 
-    def find_all(self, text: str, limit: int = -1) -> tuple[bytes, list[Spans]]:
-        """`FindAllStringSubmatchIndex`: the text as UTF-8, and at most `limit` matches (all, if negative) in it."""
+    def find_all(
+        self, text: str, limit: int = -1, charge: Callable[[int], None] = lambda steps: None
+    ) -> tuple[bytes, list[Spans]]:
+        """`FindAllStringSubmatchIndex`: the text as UTF-8, and at most `limit` matches (all, if negative) in it.
+
+        One match may look at all the text that is left (`a.*b|a`), so each is charged for.
+        """
         data = self._bytes(text)
         out: list[Spans] = []
         if limit == 0:
@@ -604,6 +610,7 @@ class Regexp:
         at, end, previous = 0, len(data), -1
         search = self._searcher.search
         while at <= end:
+            charge(_STEPS_A_SEARCH + (end - at) // 4096)
             found = search(data, at)
             if found is None:
                 break
@@ -621,6 +628,9 @@ class Regexp:
                 if len(out) == limit:
                     break
         return data, out
+
+
+_STEPS_A_SEARCH: Final = 8
 
 
 def _width(data: bytes, at: int) -> int:
