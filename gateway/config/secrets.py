@@ -66,14 +66,19 @@ class SecretRegistry:
     """Shorter values, and numbers of fewer than ten digits, are not looked for inside other text: erasing every `8080`
     would destroy the text and hide nothing."""
 
+    FEW = 4
+    """Up to so many words are looked for one by one, which is faster; more of them at once."""
+
     def __init__(self) -> None:
         self._values: set[str] = set()
         self._ordered: tuple[str, ...] = ()
         """Longest first, so that a value that contains another one goes as a whole."""
         self._escaped: tuple[str, ...] = ()
         """As they stand in JSON text."""
+        self._words: tuple[bytes, ...] = ()
+        """What to look for in the bytes of JSON text; made when it is first needed."""
         self._matcher: Any = None
-        """Finds any of them in the bytes of JSON text; made when it is first needed."""
+        """Finds any of them at once, where they are many."""
 
     def add(self, value: str) -> None:
         """Take note of one value, also as it stands in a URL and in JSON that is itself a string of JSON.
@@ -88,7 +93,7 @@ class SecretRegistry:
                 self._values.update(json.dumps(stripped, ensure_ascii=ascii)[1:-1] for ascii in (True, False))
                 self._values.add(quote(stripped, safe="", errors="replace"))
         if len(self._values) != before:
-            self._matcher = None
+            self._words, self._matcher = (), None
             self._ordered = tuple(sorted(self._values, key=lambda value: (-len(value), value)))
             escaped = {json.dumps(value, ensure_ascii=ascii)[1:-1] for value in self._values for ascii in (True, False)}
             self._escaped = tuple(escaped)
@@ -121,15 +126,27 @@ class SecretRegistry:
         that need not be (`\\/`, `\\u0041`), which only a parser can tell."""
         if not self._values:
             return False
-        if self._matcher is None:
+        words = self._words
+        if not words:
+            escaped = {json.dumps(value, ensure_ascii=False)[1:-1].encode("utf-8", "replace") for value in self._values}
+            words = self._words = tuple(sorted(escaped))
+        if b"\\" in data and (b"\\u" in data or b"\\/" in data):
+            return True
+        if len(words) <= self.FEW:
+            for word in words:  # noqa: SIM110 - a generator would cost more than the search
+                if word in data:
+                    return True
+            return False
+        matcher = self._matcher
+        if matcher is None:
             import re2  # commands that judge nothing do without
 
             options = re2.Options()
             options.encoding = re2.Options.Encoding.LATIN1  # bytes, whatever they mean
-            escaped = {json.dumps(value, ensure_ascii=False)[1:-1] for value in self._values}
-            words = sorted(re2.escape(word.encode("utf-8", "replace")) for word in escaped)
-            self._matcher = re2.compile(b"|".join([rb"\\u", rb"\\/", *words]), options)
-        return self._matcher.search(data) is not None
+            matcher = re2.compile(b"|".join(map(re2.escape, words)), options)
+            if words is self._words:  # no other thread has added one meanwhile
+                self._matcher = matcher
+        return matcher.search(data) is not None
 
     def __len__(self) -> int:
         return len(self._values)

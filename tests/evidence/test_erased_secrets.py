@@ -150,3 +150,13 @@ def test_an_erased_argument_is_not_quoted_by_the_record_of_its_refusal(value: An
     assert body["command"]["id"] == call.id
     plain = json.loads(records.encode_end(finished, RecordingSettings()).body)
     assert plain["outcome"]["message"] == f"{value} is bad"
+
+
+@pytest.mark.parametrize("count", [1, SecretRegistry.FEW, SecretRegistry.FEW + 1, 40])
+def test_many_secrets_are_found_as_a_few_are(count: int) -> None:
+    made = SecretRegistry()
+    for number in range(count):
+        made.add(f"secret+{number}/value")
+        assert made.may_be_in(f'{{"a":"secret+{number}/value"}}'.encode())
+        assert made.may_be_in(rb'{"a":"secret+0\/value"}')
+        assert not made.may_be_in(b'{"a":"secret-0/value \\n"}')
