@@ -366,7 +366,8 @@ class Metrics:
         )
         for durations in (self._seconds, self._stages):
             self.registry.register(durations)
-        self._in_flight = Gauge("gateway_calls_in_flight", "Calls on their way.", registry=self.registry)
+        self._in_flight = 0
+        self.watch("gateway_calls_in_flight", "Calls on their way.", lambda: self._in_flight)
         self._servers = Gauge(
             "gateway_server_available", "1 while a tool server can be called.", ["server"], registry=self.registry
         )
@@ -402,9 +403,9 @@ class Metrics:
         """To be subscribed to events."""
         match event:
             case CallStarted():
-                self._in_flight.inc()
+                self._in_flight += 1
             case CallEnded():
-                self._in_flight.dec()
+                self._in_flight -= 1
                 self._ended(event)
             case ServerChanged():
                 self._servers.labels(event.server).set(1 if event.state == "available" else 0)
