@@ -35,7 +35,7 @@ BEGAN = 1_790_000_000.0
 PACE = 0.4
 SESSION_CALLS = 20
 BATCH = 5_000
-"""Calls a transaction, and a checkpoint."""
+"""Calls of a transaction, and between two checkpoints."""
 
 AGENTS = ("claude", "cursor", "codex", "ci", "local")
 TOOLS = tuple((f"server{number % 8}", f"tool_{number}") for number in range(60))
@@ -98,8 +98,8 @@ def templates() -> list[records.EncodedCall]:
     return made
 
 
-def fill(path: Path, calls: int, signer: Signer) -> None:
-    """A store of so many calls, with a checkpoint each `BATCH`. Where there is a store, they are added to it."""
+def fill(path: Path, calls: int, signer: Signer, *, every: int = BATCH) -> None:
+    """A new store of so many calls, with a checkpoint after so many of them."""
     made, chance = templates(), random.Random(1)
     raw = sqlite3.connect(path, isolation_level=None)
     raw.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -109,7 +109,7 @@ def fill(path: Path, calls: int, signer: Signer) -> None:
     writer = migrate(raw)
     seq, prev, previous = 0, FIRST_PREV, ""
     numbers: Iterator[int] = iter(range(calls))
-    while batch := list(itertools.islice(numbers, BATCH)):
+    while batch := list(itertools.islice(numbers, every)):
         lines: list[tuple[Any, ...]] = []
         payloads: list[tuple[Any, ...]] = []
         rows: list[tuple[Any, ...]] = []

@@ -15,7 +15,6 @@ import base64
 import hashlib
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +202,7 @@ class Signatures:
 
     def __init__(self, keys: Sequence[PublicKey], held: Sequence[Mapping[str, Any]] = ()) -> None:
         self._keys = list(keys)
-        self._hashes: OrderedDict[int, str] = OrderedDict()
+        self._hashes: dict[int, str] = {}
         self._previous: str | None = None
         self._first_previous: str | None = None
         """Of the first checkpoint of the chain: the one before it."""
@@ -257,8 +256,7 @@ class Signatures:
         if self._held and (kept := self._held.pop(seq, None)) is not None and kept != sha256:
             return self._fail(seq, "it is not the record that a checkpoint kept elsewhere names")
         self._hashes[seq] = sha256
-        if len(self._hashes) > REMEMBERED:
-            self._hashes.popitem(last=False)
+        self._hashes.pop(seq - REMEMBERED, None)
         if seq == self._cut_at:
             self._cut_hash = sha256
         if type == b"checkpoint":

@@ -462,13 +462,16 @@ def verify(file: Path | None, keys: tuple[Path, ...], held: Path | None, as_json
         with store() as raw:
             found = queries.verify(raw, signatures=signatures)
     signed = signatures.signed_up_to if signatures is not None else 0
-    proven = found.fault is None and signed > 0
-    verdict = "broken" if found.fault else "verified" if proven else "consistent, origin unproven"
+    gone = found.first_unproven
+    proven = found.fault is None and gone is None and signed > 0
+    verdict = "broken" if found.fault or gone is not None else "verified" if proven else "consistent, origin unproven"
     if as_json:
         checked = signatures.checked if signatures is not None else 0
         print_json({**asdict(found), "verdict": verdict, "signed_up_to": signed, "checkpoints": checked})
     elif found.fault is not None:
         click.echo(f"broken at record {found.fault.seq}: {found.fault.reason}")
+    elif gone is not None:
+        click.echo(f"broken at record {gone}: a payload of it is missing, and no tombstone says that it was erased")
     else:
         first = f", the first is {found.first_seq}" if found.first_seq > 1 else ""
         erased = f", {found.erased} erased" if found.erased else ""
