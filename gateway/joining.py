@@ -495,6 +495,8 @@ class _Joined:
         self._lines = Lines(receive, RESULT_BYTES)
         self._scope = anyio.CancelScope()
         self._sending = anyio.CancelScope()
+        self._sent_all = anyio.Event()
+        """Nothing more goes to this owner."""
         self._ended = False
         """The client's end is closed, or the owner ended the session: there is nothing to take up."""
 
@@ -520,7 +522,7 @@ class _Joined:
         """Carry messages both ways. True when the conversation is over, False when the owner is gone."""
         async with anyio.create_task_group() as tasks:
             self._scope = tasks.cancel_scope
-            self._sending = anyio.CancelScope()
+            self._sending, self._sent_all = anyio.CancelScope(), anyio.Event()
             tasks.start_soon(self._to_owner)
             await self._from_owner()
             self._scope.cancel()
@@ -549,6 +551,7 @@ class _Joined:
                     self._talk.sent(text)
                 self._writer.write(text + b"\n")
                 await self._writer.drain()
+        self._sent_all.set()
 
     async def _from_owner(self) -> None:
         """The owner's messages, up to its end; of one that stops, up to the last answer of a call."""
@@ -560,6 +563,8 @@ class _Joined:
             if text == LEAVING:
                 leaving = True
                 self._sending.cancel()
+                # A call may have been read and not be known yet: it still goes to this owner, which waits for us.
+                await self._sent_all.wait()
                 continue
             if text == ENDED:
                 self._ended = True

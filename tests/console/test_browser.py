@@ -80,7 +80,7 @@ async def held(served: Served, arguments: dict[str, Any] | None = None) -> Held:
 
 async def live(page: "Page") -> None:
     """Wait until the page hears events."""
-    await page.wait_for_function("document.getElementById('live').textContent === 'live'")
+    await page.wait_for_selector("#live:text-is('live')")
 
 
 async def picture(page: "Page", name: str) -> None:
@@ -313,7 +313,7 @@ async def test_the_one_time_link_opens_the_console_with_one_click(tmp_path: Path
 
     async with browsing() as page, serving(tmp_path, server_table(scripted(tmp_path))) as served:
         await page.goto(served.base + served.site.one_time_link())
-        await page.wait_for_function("document.activeElement.matches('button')")
+        await page.wait_for_selector("button:focus")
         await page.keyboard.press("Enter")
         await page.wait_for_url("**/console/")
         await live(page)
