@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import anyio
-import watchfiles
+import anyio.to_thread
 
 from gateway.config import Change, Configuration, diff
 from gateway.control import AgentKey
@@ -23,6 +23,12 @@ from gateway.model.snapshot import Catalogue, ServerCatalogue, Snapshot
 from gateway.ports import Clock, Events, PolicyEngine
 
 logger = logging.getLogger("gateway.snapshots")
+
+WATCH_SECONDS = 0.5
+"""Between two looks at the files of the configuration and the policies."""
+
+MAX_WATCHED = 5_000
+"""Files that are looked at; beyond, `gateway reload` is needed."""
 
 OpenPolicy = Callable[[Configuration], AbstractAsyncContextManager[tuple[PolicyEngine, PolicyEngine | None]]]
 
@@ -171,34 +177,32 @@ class Snapshots:
             return report
 
     async def watch(self) -> None:
-        """Reload whenever the configuration file or a policy file changes, where `reload = "watch"`."""
-        while True:
-            paths = {self.configuration.file.parent}
-            paths.update(path if path.is_dir() else path.parent for path in _policy_paths(self.configuration))
-            existing = [path for path in paths if path.exists()]
-            async for changes in watchfiles.awatch(
-                *existing,
-                debounce=200,
-                step=50,
-                rust_timeout=200,  # how long its thread waits, and with it the end of this process
-                recursive=True,
-                watch_filter=_relevant,
-            ):
-                if self.configuration.reload != "watch":
-                    continue
-                if not self._concerns({Path(path) for _, path in changes}):
-                    continue
-                report = await self.reload()
-                (logger.info if report.accepted else logger.error)("reload: %s", report.message)
-                break  # the policies may lie elsewhere now
+        """Reload whenever the configuration file or a policy file changes, where `reload = "watch"`.
 
-    def _concerns(self, changed: set[Path]) -> bool:
-        policies = _policy_paths(self.configuration)
-        return any(
-            path.name == self.configuration.file.name
-            or any(path == policy or policy in path.parents for policy in policies)
-            for path in changed
-        )
+        The files are looked at every `WATCH_SECONDS`. A watch on their directory would be woken by every write to the store,
+        which lies beside the configuration.
+        """
+        known = await anyio.to_thread.run_sync(self._look)
+        while True:
+            await anyio.sleep(WATCH_SECONDS)
+            found = await anyio.to_thread.run_sync(self._look)
+            if found == known or self.configuration.reload != "watch":
+                known = found
+                continue
+            while found != known:  # what is being written is waited for
+                known = found
+                await anyio.sleep(WATCH_SECONDS / 2)
+                found = await anyio.to_thread.run_sync(self._look)
+            report = await self.reload()
+            (logger.info if report.accepted else logger.error)("reload: %s", report.message)
+            known = await anyio.to_thread.run_sync(self._look)  # the policies may lie elsewhere now
+
+    def _look(self) -> Mapping[Path, tuple[int, int, int] | None]:
+        """What tells each file of the configuration and the policies from what it was before."""
+        files = [self.configuration.file]
+        for path in _policy_paths(self.configuration):
+            files.extend(sorted(path.rglob("*")) if path.is_dir() else [path])
+        return {file: _state(file) for file in files[:MAX_WATCHED]}
 
     def _swap(self) -> None:
         assert self._policy is not None
@@ -264,8 +268,13 @@ def agent_keys(configuration: Configuration) -> tuple[AgentKey, ...] | None:
     )
 
 
-def _relevant(_change: watchfiles.Change, path: str) -> bool:
-    return path.endswith((".toml", ".rego", ".json", ".yaml", ".yml", ".tar.gz"))
+def _state(file: Path) -> tuple[int, int, int] | None:
+    """Time, size and number of a file; None where there is none (or it is not ours to see)."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _config_body(configuration: Configuration, *, accepted: bool, message: str) -> dict[str, Any]:

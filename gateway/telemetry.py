@@ -254,7 +254,7 @@ def configure_logging(
     root.addHandler(handler)
     wanted = (level or os.environ.get("GATEWAY_LOG_LEVEL") or "info").upper()
     root.setLevel(wanted if wanted in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"} else "INFO")
-    for noisy in ("httpx2", "httpcore2", "uvicorn.access", "asyncio", "watchfiles", "opentelemetry"):
+    for noisy in ("httpx2", "httpcore2", "uvicorn.access", "asyncio", "opentelemetry"):
         logging.getLogger(noisy).setLevel(max(root.level, logging.WARNING))
     return handler
 
