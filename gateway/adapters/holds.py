@@ -126,12 +126,19 @@ class HoldBook:
     def get(self, identifier: str) -> Hold | None:
         """One hold, as time has left it."""
         hold = self._holds.get(identifier)
-        return expire(hold, self._now()) if hold is not None else None
+        return self._aged(hold, self._now()) if hold is not None else None
 
     def all(self) -> Iterator[Hold]:
         """Every hold in memory, newest first."""
         now = self._now()
-        return iter([expire(hold, now) for hold in reversed(self._holds.values())])
+        return iter([self._aged(hold, now) for hold in reversed(self._holds.values())])
+
+    def _aged(self, hold: Hold, now: float) -> Hold:
+        """As time has left it; what expiry approves waits until that is recorded (`expire`)."""
+        return hold if self._approved_by_expiry(hold) else expire(hold, now)
+
+    def _approved_by_expiry(self, hold: Hold) -> bool:
+        return hold.state is HoldState.PENDING and hold.risk == "read" and self.settings().on_expiry == "approve"
 
     def has_had(self, principal: str) -> bool:
         """Whether this agent has had a hold: then it may ask for their state."""
@@ -246,7 +253,8 @@ class HoldBook:
         event = self._changed.setdefault(identifier, anyio.Event())
         self._waiters[identifier] = self._waiters.get(identifier, 0) + 1
         try:
-            with anyio.move_on_after(max(0.0, min(seconds, hold.expires_at - self._now() + 0.01))):
+            left = seconds if self._approved_by_expiry(hold) else hold.expires_at - self._now() + 0.01
+            with anyio.move_on_after(max(0.0, min(seconds, left))):
                 await event.wait()
         finally:
             self._waiters[identifier] -= 1
@@ -329,7 +337,7 @@ class HoldBook:
                 if self._holds[hold.id] is not hold:
                     continue
                 settings = self.settings()
-                if hold.state is HoldState.PENDING and settings.on_expiry == "approve" and hold.risk == "read":
+                if self._approved_by_expiry(hold):
                     word = Decision(
                         operator="expiry",
                         approve=True,

@@ -159,6 +159,23 @@ async def test_a_hold_that_nobody_decides_is_refused_to_who_waits(tmp_path: Path
         assert server.effects() == []
 
 
+@pytest.mark.rule("hold.expiry-approves-reads")
+async def test_where_expiry_approves_it_approves_reads_alone_and_is_recorded_as_decided_by_expiry(
+    tmp_path: Path,
+) -> None:
+    server = scripted(tmp_path)
+    approvals = 'inline_wait_seconds = 20\nexpires_seconds = 0.4\non_expiry = "approve"'
+    read = '[servers.s.tools.look]\nrisk = "read"\n'
+    async with running(tmp_path, table(server, approvals).replace(OPERATORS, read + OPERATORS)) as runtime:
+        looked = await execute(runtime, "s__look", {"held": True})
+        assert isinstance(looked, Completed), looked
+        (hold,) = runtime.book.all()
+        (word,) = hold.decisions
+        assert (word.operator, word.channel, word.approve) == ("expiry", "expiry", True)
+        refused(await execute(runtime, "s__pay", HELD), Code.HOLD_EXPIRED)
+        assert server.effects() == []
+
+
 @pytest.mark.rule("hold.judged-again", "hold.bound-to-one-call")
 async def test_a_call_whose_policy_changed_since_the_approval_does_not_run(tmp_path: Path) -> None:
     server = scripted(tmp_path)
