@@ -290,9 +290,11 @@ class Events(Protocol):
         """Hands the event to every subscriber's bounded queue. Never blocks, never raises."""
         ...
 
-    def subscribe(self, receive: Callable[[Event], None], *kinds: type[Event]) -> Callable[[], None]:
+    def subscribe(
+        self, receive: Callable[[Event], None], *kinds: type[Event], later: bool = False
+    ) -> Callable[[], None]:
         """Calls `receive` for each event of these kinds from now on (all, where none is named); what it raises is logged and
-        dropped. Returns how to end it."""
+        dropped. `later`: when the publisher's step is over. Returns how to end it."""
         ...
 
 

@@ -393,7 +393,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             unnamed=unnamed,
         )
         refusals = Counter[str]()
-        events.subscribe(lambda event: _count_refusal(refusals, event), CallEnded)
+        events.subscribe(lambda event: _count_refusal(refusals, event), CallEnded, later=True)
         runtime.acts = acts(runtime, refusals)
         events.subscribe(_for_servers(servers), SessionEnded, SubscriptionEnded, RootsChanged, LogLevelSet)
         events.subscribe(
@@ -638,7 +638,7 @@ def _for_servers(servers: ToolServers) -> Callable[[Event], None]:
 def _observe(runtime: Runtime, stack: contextlib.AsyncExitStack) -> None:
     """Log lines and metrics; the spans where OpenTelemetry is configured."""
     events, metrics, journal = runtime.events, runtime.metrics, runtime.journal
-    events.subscribe(metrics.receive)
+    events.subscribe(metrics.receive, later=True)
     metrics.watch(
         "gateway_journal_lag_seconds",
         "Age of the oldest record that waits for its commit",
@@ -663,7 +663,7 @@ def _observe(runtime: Runtime, stack: contextlib.AsyncExitStack) -> None:
         (handler for handler in logging.getLogger().handlers if isinstance(handler, telemetry.LogHandler)), None
     )
     if handler is not None:
-        events.subscribe(telemetry.CallLog(handler).receive)
+        events.subscribe(telemetry.CallLog(handler).receive, later=True)
     if (tracing := telemetry.tracing_from_environment()) is not None:
         events.subscribe(tracing.receive)
         stack.callback(tracing.close)
@@ -803,7 +803,7 @@ def settle_memory() -> None:
 def operators_site(runtime: Runtime) -> Site:
     """The operator API and the console of a running gateway."""
     feed = Feed()
-    runtime.events.subscribe(feed.receive)
+    runtime.events.subscribe(feed.receive, later=True)
     around = Surroundings(
         acts=lambda: runtime.acts,
         configuration=runtime.configuration,

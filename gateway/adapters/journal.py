@@ -234,6 +234,8 @@ class SqlJournal:
         self._kinds = dict(kinds)
         self._keep_records = keep_records
         self._queue: list[_Entry] = []
+        self._ends: list[End] = []
+        """Of reads, not yet encoded."""
         self._unwritten: list[_Entry] = []
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
@@ -307,29 +309,56 @@ class SqlJournal:
     async def end(self, end: End) -> None:
         """As `ports.Journal.end`. What could not be committed is kept and tried again, whatever is raised."""
         call = end.call
+        large = _size(end) > IN_A_THREAD_BYTES
+        if call.risk is Risk.READ and not large and len(self._queue) + len(self._ends) <= QUEUED_LIMIT:
+            # Nobody waits for it, the agent least of all: it is taken in when this step of the caller is over.
+            self._ends.append(end)
+            if len(self._ends) == 1:
+                asyncio.get_running_loop().call_soon(self._take_ends)
+            return
         begun = self._open.get(call.id)
         command = None if begun is None else begun.command
-        if _size(end) > IN_A_THREAD_BYTES:
+        if large:
             encoded = await anyio.to_thread.run_sync(records.encode_end, end, self.settings, command)
         else:
             encoded = records.encode_end(end, self.settings, command)
-        full = self._is_full(call)
         waits = call.risk is not Risk.READ or len(self._queue) > QUEUED_LIMIT
-        entry = self._entry(end.at, full=full, waits=waits)
-        entry.call, entry.writes, entry.survives = call, end.writes, True
+        entry = self._ended(end, encoded, waits=waits)
+        if waits:
+            await self._put(entry)
+        else:
+            self._queue_end(end, encoded, entry)
+
+    def _take_ends(self) -> None:
+        """Encode and queue the ends that came since."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            begun = self._open.get(end.call.id)
+            try:
+                encoded = records.encode_end(end, self.settings, None if begun is None else begun.command)
+            except Exception:  # what was begun stays so, and is in doubt after a restart
+                logger.exception("the end of call %s is not recorded", end.call.id)
+                continue
+            self._queue_end(end, encoded, self._ended(end, encoded, waits=False))
+
+    def _ended(self, end: End, encoded: EncodedCall, *, waits: bool) -> _Entry:
+        """The entry of an end; its begin is forgotten with it."""
+        entry = self._entry(end.at, full=self._is_full(end.call), waits=waits)
+        entry.call, entry.writes, entry.survives = end.call, end.writes, True
         entry.record, entry.row = (RecordType.CALL, encoded.body), encoded
+        begun = self._open.pop(end.call.id, None)
         if begun is not None:
-            del self._open[call.id]
             if begun.stored:
                 entry.ended = begun.number
             else:
-                del self._spooled[call.id]
-        if waits:
-            await self._put(entry)
-            return
+                del self._spooled[end.call.id]
+        return entry
+
+    def _queue_end(self, end: End, encoded: EncodedCall, entry: _Entry) -> None:
+        """Have an end committed for which nobody waits."""
         self._queue.append(entry)
-        if not (full or end.writes) and self._spool is not None and encoded.stored_bytes < MOST_BYTES:
-            self._spool.hold(SpooledEnd(call.id, end.at, encoded.body, encoded.columns, encoded.summary))
+        if not (entry.full or end.writes) and self._spool is not None and encoded.stored_bytes < MOST_BYTES:
+            self._spool.hold(SpooledEnd(end.call.id, end.at, encoded.body, encoded.columns, encoded.summary))
         if len(self._queue) >= COMPANY:
             self._wake.set()
         elif self._timer is None:
@@ -401,7 +430,7 @@ class SqlJournal:
         since = self._committing_since_ns
         oldest = since if since is not None else self._queue[0].queued_ns if self._queue else None
         return JournalStatus(
-            queued=len(self._queue),
+            queued=len(self._queue) + len(self._ends),
             lag_seconds=0.0 if oldest is None else (time.monotonic_ns() - oldest) / 1e9,
             unwritten=len(self._unwritten),
             committed=self._committed,
@@ -449,6 +478,7 @@ class SqlJournal:
         Raises:
             JournalUnavailable: the store cannot be written.
         """
+        self._take_ends()
         busy = self._queue or self._unwritten or self._spooled or self._committing_since_ns is not None
         if not self._closing and (busy or (self._spool is not None and (self._spool.size or self._spool.pending))):
             self._move_all = True
@@ -459,6 +489,7 @@ class SqlJournal:
         if self._closing:
             raise JournalUnavailable("the journal is closed")
         assert entry.future is not None
+        self._take_ends()  # what was said before stands before
         self._queue.append(entry)
         self._wake.set()
         await entry.future
@@ -473,6 +504,7 @@ class SqlJournal:
                 else:
                     await self._wake.wait()
             self._wake.clear()
+            self._take_ends()
             moved = self._moving()
             batch, self._queue = [*moved, *self._unwritten, *self._queue], []
             self._unwritten = []
@@ -540,6 +572,7 @@ class SqlJournal:
 
     async def stop(self) -> None:
         """Write what is queued and that the process stops; afterwards nothing is taken any more."""
+        self._take_ends()
         entry = self._entry(self._clock.time_ns() / 1e9, full=self._durability != "process", waits=False)
         entry.record = (RecordType.PROCESS_STOPPED, records.dump({"unwritten": len(self._unwritten)}))
         self._queue.append(entry)

@@ -1,5 +1,6 @@
 """The system's clock, and the fan-out of events."""
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -20,35 +21,56 @@ class SystemClock:
     monotonic_ns = staticmethod(time.monotonic_ns)
 
 
-_Subscriber = tuple[Callable[[Event], None], tuple[type[Event], ...]]
+_Subscriber = tuple[Callable[[Event], None], tuple[type[Event], ...], bool]
+_Receivers = tuple[Callable[[Event], None], ...]
 
 
 class EventFanout:
-    """Hands each event to every subscriber at once, in the publisher's task.
+    """Hands each event to every subscriber: at once, in the publisher's task, or as soon as that task gives way.
 
     A subscriber's function must be quick (count, append); whoever needs time reads a `stream`, whose queue is bounded.
     """
 
     def __init__(self) -> None:
         self._subscribers: list[_Subscriber] = []
-        self._hearing: dict[type[Event], tuple[Callable[[Event], None], ...]] = {}
-        """Who hears each class of event: most events are calls', and most subscribers want none of them."""
+        self._hearing: dict[type[Event], tuple[_Receivers, _Receivers]] = {}
+        """Who hears each class of event, at once and later: most events are calls', and most subscribers want none of them."""
+        self._waiting: list[tuple[_Receivers, Event]] = []
 
     def publish(self, event: Event) -> None:
         hearing = self._hearing.get(type(event))
         if hearing is None:
-            hearing = self._hearing[type(event)] = tuple(
-                receive for receive, kinds in self._subscribers if issubclass(type(event), kinds)
+            found = [one for one in self._subscribers if issubclass(type(event), one[1])]
+            hearing = self._hearing[type(event)] = (
+                tuple(receive for receive, _, later in found if not later),
+                tuple(receive for receive, _, later in found if later),
             )
-        for receive in hearing:
-            try:
-                receive(event)
-            except Exception:
-                logger.exception("a subscriber failed on %s", event.name)
+        at_once, later = hearing
+        if later:
+            self._waiting.append((later, event))
+            if len(self._waiting) == 1:
+                try:
+                    asyncio.get_running_loop().call_soon(self.deliver)
+                except RuntimeError:
+                    self.deliver()
+        _hand(at_once, event)
 
-    def subscribe(self, receive: Callable[[Event], None], *kinds: type[Event]) -> Callable[[], None]:
-        """Have `receive` called with each event of these kinds (all, where none is named). What is returned ends it."""
-        subscriber: _Subscriber = (receive, kinds or (Event,))
+    def deliver(self) -> None:
+        """Hand over what waits for those who hear later."""
+        waiting, self._waiting = self._waiting, []
+        for receivers, event in waiting:
+            _hand(receivers, event)
+
+    def subscribe(
+        self, receive: Callable[[Event], None], *kinds: type[Event], later: bool = False
+    ) -> Callable[[], None]:
+        """Have `receive` called with each event of these kinds (all, where none is named). What is returned ends it.
+
+        Args:
+            later: not in the publisher's step, which may be an agent's call on its way to its answer, but right after it;
+                several events at a time are handled faster, too.
+        """
+        subscriber: _Subscriber = (receive, kinds or (Event,), later)
         self._subscribers = [*self._subscribers, subscriber]
         self._hearing = {}
 
@@ -102,3 +124,11 @@ class EventStream:
             self.dropped += 1
         self._queue.append(event)
         self._arrived.set()
+
+
+def _hand(receivers: _Receivers, event: Event) -> None:
+    for receive in receivers:
+        try:
+            receive(event)
+        except Exception:
+            logger.exception("a subscriber failed on %s", event.name)

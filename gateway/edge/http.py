@@ -241,9 +241,9 @@ class McpApp:
             await refuse(send, 503, "The gateway is stopping", extra=[(b"retry-after", b"5")])
             return
         self._open += 1
-        answering = _Answering(send)
+        answering = _Answering(scope, send)
         try:
-            await self._serve(scope, receive, answering.send)
+            await self._serve(scope, receive, answering)
         except Exception:
             logger.exception("a request failed")
             if not answering.begun:
@@ -734,15 +734,23 @@ class McpApp:
 class _Answering:
     """A response's `send` that remembers whether the response has begun."""
 
-    __slots__ = ("_send", "begun")
+    __slots__ = ("_send", "_whole", "begun")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
         self._send = send
+        self._whole = scope.get("extensions", {}).get("gateway.answer")
         self.begun = False
 
-    async def send(self, part: dict[str, Any]) -> None:
+    async def __call__(self, part: dict[str, Any]) -> None:
         self.begun = True
         await self._send(part)
+
+    def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Give the whole answer at once, where the server takes it so."""
+        if self._whole is None or not self._whole(status, headers, body):
+            return False
+        self.begun = True
+        return True
 
 
 def _enveloped(asked: Message) -> bool:

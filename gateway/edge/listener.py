@@ -6,14 +6,18 @@ the time runs from the connection's opening, or a request's first byte, to the r
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
+from urllib.parse import unquote
 
 import anyio
 import anyio.abc
+import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import HTTPScope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.edge.http import McpApp
 from gateway.edge.security import Asgi
@@ -24,58 +28,156 @@ MAX_HEADER_BYTES: Final = 65_536
 KEEP_ALIVE_SECONDS: Final = 75
 """How long an idle connection is kept: longer than what clients' pools count on."""
 
+_NEVER: Final = math.inf
 
-class _Impatient(HttpToolsProtocol):
-    """uvicorn's protocol with a deadline for each request's arrival."""
+
+class _Cycle(RequestResponseCycle):
+    """uvicorn's request and response, with a way to give a whole answer at once.
+
+    The application finds `answer` as the ASGI extension `gateway.answer`: a response in one piece needs no two messages, and
+    its headers, which are the gateway's own, no searching for what they must not hold.
+    """
+
+    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write the response. False, and nothing was done, where it has to go the usual way.
+
+        Args:
+            headers: with the body's length; none about the connection.
+        """
+        if self.response_started or self.disconnected or self.flow.write_paused:
+            return False
+        self.response_started = self.response_complete = True
+        parts = [STATUS_LINE[status]]
+        for name, value in self.default_headers:
+            parts += (name, b": ", value, b"\r\n")
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        if self.scope["method"] != "HEAD":
+            parts.append(body)
+        self.transport.write(b"".join(parts))
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+        return True
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol with a deadline for each request's arrival.
+
+    A request sets instants, no timers: `_Server` looks at every connection now and then.
+    """
 
     seconds: float = 30.0
-    _arrival: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _arrival = _NEVER
+    """When the request that is arriving has to be here."""
+    _rest = _NEVER
+    """When the connection, on which nothing happens, is closed."""
+
+    def overdue(self, now: float) -> bool:
+        """Whether the connection has to be closed at this instant of the loop's clock."""
+        return now >= self._arrival or now >= self._rest
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expect()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._arrived()
-        super().connection_lost(exc)
+        self._arrival = self.loop.time() + self.seconds
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         self._header_bytes = 0
-        if self._arrival is None:
-            self._expect()
+        if self._arrival == _NEVER:
+            self._arrival = self.loop.time() + self.seconds
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > MAX_HEADER_BYTES:
             raise ValueError("headers too large")  # uvicorn answers 400 and closes
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self.parser
+        version = parser.get_http_version()
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        cycle = _Cycle(
+            scope=cast(
+                HTTPScope,
+                scope := {
+                    "type": "http",
+                    "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+                    "http_version": version,
+                    "server": self.server,
+                    "client": self.client,
+                    "scheme": self.scheme,
+                    "method": parser.get_method().decode("ascii"),
+                    "root_path": "",
+                    "path": unquote(path) if "%" in path else path,
+                    "raw_path": url.path,
+                    "query_string": url.query or b"",
+                    "headers": self.headers,
+                    "state": self.app_state.copy(),
+                },
+            ),
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        scope["extensions"] = {"gateway.answer": cycle.answer}
+        self.scope = cycle.scope
+        before, self.cycle = self.cycle, cycle
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:  # a pipelined request waits for the answer to the one before
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def on_message_complete(self) -> None:
-        self._arrived()
+        self._arrival = _NEVER
         super().on_message_complete()
 
-    def _expect(self) -> None:
-        self._arrival = self.loop.call_later(self.seconds, self._too_slow)
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._rest = self.loop.time() + self.timeout_keep_alive
 
-    def _arrived(self) -> None:
-        if self._arrival is not None:
-            self._arrival.cancel()
-            self._arrival = None
-
-    def _too_slow(self) -> None:
-        self._arrival = None
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.close()
+    def _unset_keepalive_if_required(self) -> None:
+        self._rest = _NEVER
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: the process's owner has its own."""
+    """uvicorn without signal handlers: the process's owner has its own. It closes connections whose time is over."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def close_overdue(self, every_seconds: float) -> None:
+        """Never returns."""
+        while True:
+            await anyio.sleep(every_seconds)
+            now = anyio.current_time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, _Protocol) and connection.overdue(now):
+                    connection.transport.close()
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -110,7 +212,7 @@ async def serve_http(
 
     `mcp.running()` is entered here.
     """
-    protocol = type("Impatient", (_Impatient,), {"seconds": mcp.settings.body_seconds})
+    protocol = type("Protocol", (_Protocol,), {"seconds": mcp.settings.body_seconds})
     config = uvicorn.Config(
         app,
         http=protocol,
@@ -127,6 +229,7 @@ async def serve_http(
     server = _Server(config)
     async with mcp.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(_until_stopped, mcp, server, stop, drain_seconds)
+        tasks.start_soon(server.close_overdue, min(1.0, mcp.settings.body_seconds / 4))
         task_status.started()
         await server.serve(sockets=[listening])
         tasks.cancel_scope.cancel()

@@ -90,6 +90,9 @@ async def respond(send: Send, status: int, body: bytes, *, extra: list[tuple[byt
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if extra:
         headers += extra
+    whole = getattr(send, "whole", None)
+    if whole is not None and whole(status, headers, body):
+        return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
