@@ -199,7 +199,8 @@ class Gateway:
         outcome = await self._execute(call, caller)
         if self._approvals is None:
             return outcome
-        asked, ends = call.id, anyio.current_time() + self._approvals.inline_wait_seconds
+        asked = call.id
+        ends = anyio.current_time() + self._approvals.inline_wait_seconds if isinstance(outcome, Held) else 0.0
         while isinstance(outcome, Held):
             if not await self._decided(self._approvals, call.principal, outcome.hold_id, ends, caller, patient):
                 break

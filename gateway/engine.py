@@ -16,6 +16,7 @@ Rules, each with a test (tests/test_engine.py):
 6. A settle that crashes while the call has obligations withholds the result: nothing leaks because redaction failed.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, assert_never
@@ -146,7 +147,7 @@ class Engine:
                     return await self._settled(run, outcome)
                 # The call's own scope becomes the shield: `kill` leaves a call alone that settles.
                 run.stage = "settle"
-                scope.shield, scope.deadline = True, anyio.current_time() + FINISH_SECONDS
+                scope.shield, scope.deadline = True, asyncio.get_running_loop().time() + FINISH_SECONDS
                 return await self._finish(run, outcome)
             if run.killed is None:
                 logger.error("call %s could not be settled within %s s", call.id, FINISH_SECONDS)

@@ -7,21 +7,22 @@ Everything here is a function of its arguments; the journal decides when to writ
 import functools
 import hashlib
 import json
-import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeGuard, assert_never
 
+import msgspec
 import orjson
 
 from gateway.config.secrets import REGISTRY, SecretRegistry
 from gateway.decide.obligations import GlobError, Unredactable, redact
 from gateway.decide.playback import join, split
 from gateway.model.call import Call
+from gateway.model.ids import random16
 from gateway.model.recording import RECORD_VERSION, RecordingSettings
 from gateway.model.refusal import Code
-from gateway.model.value import Value
+from gateway.model.value import Value, replace
 from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused, Step, executed
 from gateway.ports import Attempt, End
 
@@ -208,20 +209,22 @@ def _hold_reasons(call: Call) -> bytes:
 
 def encode_trail(steps: Sequence[Step]) -> bytes:
     """The trail without what belongs to the request's payload."""
-    encoded: list[bytes] = []
-    for step in steps:
-        facts = step.facts
-        if not facts:
-            encoded.append(b'%s%d,"facts":{}}' % (_step(step.stage, step.verdict), step.elapsed_us))
-            continue
-        kept = dump(_chain_facts(facts) if "question" in facts else facts)
-        encoded.append(b'%s%d,"facts":%s}' % (_step(step.stage, step.verdict), step.elapsed_us, kept))
-    return without_secrets(b"[%s]" % b",".join(encoded))[0]
-
-
-@functools.lru_cache(1024)
-def _step(stage: str, verdict: str) -> bytes:
-    return dump({"stage": stage, "verdict": verdict, "elapsed_us": 0})[:-2]
+    kept = [replace(step, facts=_chain_facts(step.facts)) if "question" in step.facts else step for step in steps]
+    try:
+        encoded = _encode_steps(kept)
+    except (TypeError, ValueError, OverflowError, RecursionError):  # what JSON does not have
+        encoded = dump(
+            [
+                {
+                    "stage": step.stage,
+                    "verdict": step.verdict,
+                    "elapsed_us": step.elapsed_us,
+                    "facts": step.facts,
+                }
+                for step in kept
+            ]
+        )
+    return without_secrets(encoded)[0]
 
 
 def encode_body(body: Any) -> bytes:
@@ -422,7 +425,7 @@ def payload(role: Role, data: bytes, erased: Sequence[str], settings: RecordingS
         return _unkept(role, len(data), [*erased, ""])
     if secrets:
         erased = [*map(REGISTRY.redact, erased), *secrets]
-    salt = os.urandom(16)
+    salt = random16()
     kept: Kept = "whole" if len(data) <= settings.max_payload_bytes else "hash"
     commitment = b'{"sha256":"%s","size":%d,"kept":"%s","erased":%s}' % (
         _hashed(data, hashlib.sha256(salt)).encode(),
@@ -830,6 +833,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str(value)
+
+
+_encode_steps = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def _exact(value: Any) -> Any:

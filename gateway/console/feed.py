@@ -5,10 +5,12 @@ Theory of operation
 One `Feed` hears every event of the gateway and keeps a summary of the last `KEPT` in a ring: plain values, never the call
 itself, which may be large. A reader has a place in the ring and is woken when there is more; one that comes back names the
 last id it saw (`Last-Event-ID`) and goes on behind it. Who was too slow, or names an id of a process that is gone, is told
-`reset` and has to look anew. Nothing here waits for a reader.
+`reset` and has to look anew. Nothing here waits for a reader, and where nobody has read for `FORGOTTEN_SECONDS` nothing is
+summed up either: calls do not pay for a console that is closed.
 """
 
 import secrets
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -34,6 +36,9 @@ from gateway.model.verdict import Completed, Failed, Held, Refused
 
 KEPT: Final = 2_000
 """Events that a reader who comes back can still be given."""
+
+FORGOTTEN_SECONDS: Final = 120.0
+"""After the last reader left; one that comes back later is told `reset`."""
 
 PING_SECONDS: Final = 15.0
 """Between two signs of life."""
@@ -66,10 +71,16 @@ class Feed:
         self._more = anyio.Event()
         self._waiting = False
         self._readers = 0
+        self._left = time.monotonic()
+        """When the last reader left."""
         self._closed = False
 
     def receive(self, event: Event) -> None:
         """Take an event in; for `EventFanout.subscribe`."""
+        if not self._readers and time.monotonic() - self._left > FORGOTTEN_SECONDS:
+            self._number += 1
+            self._ring.clear()
+            return
         data = summary(event)
         if data is None:
             return
@@ -122,6 +133,7 @@ class Feed:
                         yield b": still here\n\n"
         finally:
             self._readers -= 1
+            self._left = time.monotonic()
 
     def _place(self, last_id: str | None) -> tuple[int, bool]:
         """The number behind which to go on, and whether events in between are lost."""

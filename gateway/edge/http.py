@@ -85,7 +85,7 @@ class Exchange:
         priming: milliseconds for `retry:`, where the stream opens with a priming event.
     """
 
-    __slots__ = ("_app", "_done", "_extra", "_make", "_priming", "_send", "_stream", "_timer", "_watching", "streams")
+    __slots__ = ("_app", "_done", "_extra", "_make", "_priming", "_send", "_stream", "_watching", "streams")
 
     def __init__(
         self,
@@ -104,7 +104,6 @@ class Exchange:
         self._priming = priming
         self._stream: EventStream | None = None
         self._done: anyio.Event | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._watching: anyio.CancelScope | None = None
         self.streams = streams
         """The client takes an event stream."""
@@ -116,11 +115,9 @@ class Exchange:
     def _say(self, text: bytes) -> None:
         self._open().put(text)
 
-    def watch(self, receive: Receive, scope: anyio.CancelScope | None) -> None:
-        """From `watch_seconds` on, notice that the client has gone (and cancel `scope`, if any), and break long silence."""
-        self._timer = asyncio.get_running_loop().call_later(
-            self._app.settings.watch_seconds, self._app.start, partial(self._watch, receive, scope)
-        )
+    def watch(self, receive: Receive, gone: Callable[[], None] | None) -> None:
+        """From `watch_seconds` on, notice that the client has gone (and call `gone`, if any), and break long silence."""
+        self._app.lasting.add(self, partial(self._watch, receive, gone))
 
     async def finish(self, status: int, body: bytes) -> None:
         """Give the answer."""
@@ -134,8 +131,7 @@ class Exchange:
 
     def close(self) -> None:
         """Stop watching."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._app.lasting.drop(self)
         if self._watching is not None:
             self._watching.cancel()
 
@@ -166,16 +162,51 @@ class Exchange:
         finally:
             self._done.set()
 
-    async def _watch(self, receive: Receive, scope: anyio.CancelScope | None) -> None:
+    async def _watch(self, receive: Receive, gone: Callable[[], None] | None) -> None:
         with anyio.CancelScope() as self._watching:
             while True:
                 with anyio.move_on_after(self._app.settings.ping_seconds) as silent:
                     if (await receive())["type"] == "http.disconnect":
-                        if scope is not None:
-                            scope.cancel()
+                        if gone is not None:
+                            gone()
                         return
                 if silent.cancelled_caught and self.streams:
                     self._open()
+
+
+class _Lasting:
+    """The exchanges that are open, oldest first: one timer for all of them, where each of its own would cost a call more than
+    most of what is done for it.
+
+    Args:
+        seconds: how old an exchange gets before its task is started.
+        start: starts a task.
+    """
+
+    def __init__(self, seconds: float, start: Callable[[Any], None]) -> None:
+        self._seconds, self._start = seconds, start
+        self._open: dict[Exchange, tuple[float, Any]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, exchange: Exchange, task: Any) -> None:
+        loop = asyncio.get_running_loop()
+        self._open[exchange] = (loop.time() + self._seconds, task)
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._due, loop)
+
+    def drop(self, exchange: Exchange) -> None:
+        self._open.pop(exchange, None)
+
+    def _due(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time() + 0.001
+        while self._open:
+            exchange, (due, task) = next(iter(self._open.items()))
+            if due > now:
+                self._timer = loop.call_at(due, self._due, loop)
+                return
+            del self._open[exchange]
+            self._start(task)
 
 
 class McpApp:
@@ -192,6 +223,7 @@ class McpApp:
             limit=settings.max_parked,
             per_principal=settings.max_parked_per_principal,
         )
+        self.lasting = _Lasting(settings.watch_seconds, self.start)
         self._declared = DeclaredHeaders()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._open = 0
@@ -444,7 +476,7 @@ class McpApp:
         exchange = Exchange(self, send, streams=streams)
         caller = AgentCaller(session=who.session, client=who.client, modern=True, meta=meta, put=exchange.said())
         with anyio.CancelScope() as scope:
-            exchange.watch(receive, scope)
+            exchange.watch(receive, scope.cancel)
             try:
                 reply = await perform(who, request, caller)
             except Exception:

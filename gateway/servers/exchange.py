@@ -49,20 +49,59 @@ class Unanswered:
 Ending = Answered | Unanswered
 
 
+class Deadlines:
+    """When the exchanges of one link have to have ended: one timer for all of them, which a call need not touch as a rule."""
+
+    __slots__ = ("_due", "_timer")
+
+    def __init__(self) -> None:
+        self._due: dict[Exchange, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, exchange: "Exchange", when: float) -> None:
+        """Expire the exchange at this instant of the loop's clock."""
+        self._due[exchange] = when
+        if self._timer is None or when < self._timer.when():
+            self._arm(when)
+
+    def clear(self, exchange: "Exchange") -> None:
+        """Let it be."""
+        self._due.pop(exchange, None)
+
+    def of(self, exchange: "Exchange") -> float | None:
+        """When it expires."""
+        return self._due.get(exchange)
+
+    def _arm(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time() + 0.001
+        for exchange in [exchange for exchange, due in self._due.items() if due <= now]:
+            del self._due[exchange]
+            exchange.expire()
+        if self._due:
+            self._arm(min(self._due.values()))
+
+
 class Exchange:
     """One request in flight.
 
     Args:
         identifier: the JSON-RPC id that the link gave it.
         max_result_bytes: a larger result is not taken.
+        deadlines: the link's.
     """
 
     __slots__ = (
+        "_deadlines",
         "_loop",
         "_messages",
         "_pauses",
         "_remaining",
-        "_timer",
         "_waiter",
         "_waiting_bytes",
         "dropped",
@@ -71,14 +110,14 @@ class Exchange:
         "max_result_bytes",
     )
 
-    def __init__(self, identifier: int, max_result_bytes: int) -> None:
+    def __init__(self, identifier: int, max_result_bytes: int, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
         self.identifier = identifier
         self.max_result_bytes = max_result_bytes
         self.ending: Ending | None = None
         self.dropped = 0
         self._messages: deque[Envelope] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._waiting_bytes = 0
         self._pauses = 0
         self._remaining: float | None = None
@@ -102,28 +141,28 @@ class Exchange:
         """The first ending counts."""
         if self.ending is None:
             self.ending = ending
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._deadlines.clear(self)
             self._wake()
 
     # --- the requester's side ---
 
     def expire_at(self, when: float | None) -> None:
         """End as timed out at this instant of the loop's clock; None: never."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if when is not None and self.ending is None:
-            self._timer = self._loop.call_at(when, self._expire)
+        if when is None or self.ending is not None:
+            self._deadlines.clear(self)
+        else:
+            self._deadlines.set(self, when)
+
+    def expire(self) -> None:
+        """Its time is over."""
+        self.finish(Unanswered(Code.SERVER_TIMEOUT, "it did not answer in time", "unknown"))
 
     def pause(self) -> None:
         """Let its time stand still, while a person is asked; each needs its `resume`."""
         self._pauses += 1
-        if self._timer is not None:
-            self._remaining = self._timer.when() - self._loop.time()
-            self._timer.cancel()
-            self._timer = None
+        if (due := self._deadlines.of(self)) is not None:
+            self._remaining = due - self._loop.time()
+            self._deadlines.clear(self)
 
     def resume(self) -> None:
         """Let its time run again, where nothing else pauses it."""
@@ -147,9 +186,6 @@ class Exchange:
                 await self._waiter
             finally:
                 self._waiter = None
-
-    def _expire(self) -> None:
-        self.finish(Unanswered(Code.SERVER_TIMEOUT, "it did not answer in time", "unknown"))
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

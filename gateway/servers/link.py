@@ -37,7 +37,7 @@ from gateway.ports import Attempt, Caller
 from gateway.servers import headers as http_headers
 from gateway.servers import wire
 from gateway.servers.endings import error_code, names_our_version, of_answer, outcome, timed_out, too_large, why
-from gateway.servers.exchange import Answered, Ending, Exchange, Unanswered
+from gateway.servers.exchange import Answered, Deadlines, Ending, Exchange, Unanswered
 from gateway.servers.listening import Listening
 from gateway.servers.streamable import StreamableHttp
 from gateway.servers.transport import NotSent, Spawn, StartError, Transport
@@ -183,6 +183,7 @@ class Link:
         self.changed = changed
         self._log_level = log_level
         self._ids = itertools.count(1)
+        self._deadlines = Deadlines()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopping = asyncio.Event()
         self._messages: asyncio.Queue[tuple[str, Mapping[str, Any]]] = asyncio.Queue(MAX_OUTSIDE)
@@ -390,7 +391,7 @@ class Link:
 
     async def begin(self, method: str, params: Mapping[str, Any]) -> Exchange:
         """Send a request of the gateway's own. What cannot be sent is an exchange that has ended."""
-        exchange = Exchange(next(self._ids), MAX_HOUSEKEEPING_BYTES)
+        exchange = Exchange(next(self._ids), MAX_HOUSEKEEPING_BYTES, self._deadlines)
         self.in_flight[exchange.identifier] = exchange
         about = self._http_headers(method, params) if self.era != "legacy" else b""
         try:
@@ -435,7 +436,7 @@ class Link:
         assert entry is not None
         loop = asyncio.get_running_loop()
         identifier = next(self._ids)
-        exchange = Exchange(identifier, entry.max_result_bytes)
+        exchange = Exchange(identifier, entry.max_result_bytes, self._deadlines)
         params = self._params(call, caller, identifier)
         try:
             data = wire.request(identifier, call.method, params)

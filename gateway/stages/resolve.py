@@ -5,13 +5,13 @@ same to an agent, byte for byte. A resource belongs to the server that lists its
 it in this session, else to the longest matching template; a tie or none is -32602.
 """
 
+import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import anyio
 import orjson
 import re2
 
@@ -86,7 +86,7 @@ class Resolve:
             server=entry.server,
             name=call.target if resource else entry.name,
             risk=entry.risk,
-            deadline=anyio.current_time() + entry.timeout_seconds,
+            deadline=asyncio.get_running_loop().time() + entry.timeout_seconds,
             hold_reasons=reasons,
             view_sha256=view.sha256,
         )
