@@ -393,7 +393,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             unnamed=unnamed,
         )
         refusals = Counter[str]()
-        events.subscribe(lambda event: _count_refusal(refusals, event), CallEnded, later=True)
+        events.subscribe(lambda event: _count_refusal(refusals, event), CallEnded)
         runtime.acts = acts(runtime, refusals)
         events.subscribe(_for_servers(servers), SessionEnded, SubscriptionEnded, RootsChanged, LogLevelSet)
         events.subscribe(
@@ -1010,6 +1010,7 @@ def routes(runtime: Runtime) -> dict[str, Asgi]:
         await _answer(send, 503 if fault else 200, {"status": "journal unavailable" if fault else "ready"})
 
     async def metrics(scope: Any, receive: Any, send: Any) -> None:
+        runtime.events.deliver()
         await _send(send, 200, b"text/plain; version=0.0.4; charset=utf-8", runtime.metrics.render())
 
     return {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}

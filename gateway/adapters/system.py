@@ -5,12 +5,16 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from typing import Final
 
 import anyio
 
 from gateway.model.events import Event
 
 logger = logging.getLogger("gateway.events")
+
+GATHER_SECONDS: Final = 0.003
+"""How long an event may wait for company on its way to those who hear later."""
 
 
 class SystemClock:
@@ -26,7 +30,7 @@ _Receivers = tuple[Callable[[Event], None], ...]
 
 
 class EventFanout:
-    """Hands each event to every subscriber: at once, in the publisher's task, or as soon as that task gives way.
+    """Hands each event to every subscriber: at once, in the publisher's task, or gathered with others a moment later.
 
     A subscriber's function must be quick (count, append); whoever needs time reads a `stream`, whose queue is bounded.
     """
@@ -47,11 +51,12 @@ class EventFanout:
             )
         at_once, later = hearing
         if later:
-            self._waiting.append((later, event))
-            if len(self._waiting) == 1:
+            waiting = self._waiting
+            waiting.append((later, event))
+            if len(waiting) == 1:
                 try:
-                    asyncio.get_running_loop().call_soon(self.deliver)
-                except RuntimeError:
+                    asyncio.get_running_loop().call_later(GATHER_SECONDS, self.deliver)
+                except RuntimeError:  # no loop, so nobody to wait for
                     self.deliver()
         _hand(at_once, event)
 
@@ -67,8 +72,8 @@ class EventFanout:
         """Have `receive` called with each event of these kinds (all, where none is named). What is returned ends it.
 
         Args:
-            later: not in the publisher's step, which may be an agent's call on its way to its answer, but right after it;
-                several events at a time are handled faster, too.
+            later: not in the publisher's step, which may be an agent's call on its way to its answer, but up to
+                `GATHER_SECONDS` after it (or when `deliver` is called); many events at a time are handled faster, too.
         """
         subscriber: _Subscriber = (receive, kinds or (Event,), later)
         self._subscribers = [*self._subscribers, subscriber]

@@ -420,6 +420,37 @@ async def test_a_reader_that_is_too_slow_is_told_so_and_the_ring_stays_bounded()
 
 
 @pytest.mark.rule("api.events")
+async def test_nothing_is_summed_up_while_nobody_reads_and_a_reader_who_comes_back_late_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    summed: list[Any] = []
+
+    def summing(event: Any) -> dict[str, Any]:
+        summed.append(event)
+        return {"x": 1}
+
+    monkeypatch.setattr("gateway.console.feed.summary", summing)
+    monkeypatch.setattr("gateway.console.feed.FORGOTTEN_SECONDS", 0.02)
+    feed, event = Feed(), ServerChanged(at=0.0, server="s", state="available")
+    stream = feed.stream(None, lambda: True)
+    await anext(stream)
+    feed.receive(event)
+    place = (await anext(stream)).split(b"\n")[0].removeprefix(b"id: ").decode()
+    await stream.aclose()  # type: ignore[attr-defined]
+    feed.receive(event)
+    assert len(summed) == 2, "a reader who lost the connection may come back"
+    await asyncio.sleep(0.03)
+    feed.receive(event)
+    assert len(summed) == 2
+    again = feed.stream(place, lambda: True)
+    await anext(again)
+    assert b"event: reset" in await anext(again)
+    feed.receive(event)
+    assert b"event: server.changed" in await anext(again)
+    await again.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.rule("api.events")
 async def test_a_stream_ends_when_its_operator_is_gone_or_the_gateway_stops() -> None:
     feed, allowed = Feed(), [True]
     removed, stopped = feed.stream(None, lambda: allowed[0]), feed.stream(None, lambda: True)

@@ -411,6 +411,88 @@ async def test_a_client_that_sends_slowly_is_cut_off(said: bytes) -> None:
     assert made.journal.ends == []
 
 
+async def raw(gateway: Any, *requests: bytes, until: bytes) -> bytes:
+    """What comes back on one connection for what is sent on it, up to and including `until`."""
+    port = int(gateway.url.split(":")[2].split("/")[0])
+    said = b""
+    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+        with anyio.fail_after(5):
+            for request in requests:
+                await stream.send(request)
+            while until not in said:
+                said += await stream.receive()
+    return said
+
+
+def ping(identifier: int, head: bytes = b"POST /mcp HTTP/1.1", *headers: bytes) -> bytes:
+    body = orjson.dumps({"jsonrpc": "2.0", "id": identifier, "method": "tools/list"})
+    lines = [head, b"Host: localhost", b"Content-Type: application/json", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join([*lines, b"", body])
+
+
+@pytest.mark.rule("http.connections")
+async def test_requests_on_one_connection_are_answered_in_their_order() -> None:
+    async with served(world()) as gateway:
+        said = await raw(gateway, b"".join(ping(number) for number in (11, 22, 33)), until=b'"id":33')
+    assert said.count(b"HTTP/1.1 400 Bad Request") == 3
+    assert said.index(b'"id":11') < said.index(b'"id":22') < said.index(b'"id":33')
+    assert said.lower().count(b"\r\ndate: ") == 3
+
+
+@pytest.mark.rule("http.connections")
+@pytest.mark.parametrize(
+    ("head", "header"), [(b"POST /mcp HTTP/1.0", b"X: y"), (b"POST /mcp HTTP/1.1", b"Connection: close")]
+)
+async def test_a_connection_that_is_not_kept_is_closed_behind_the_answer(head: bytes, header: bytes) -> None:
+    async with served(world()) as gateway:
+        port = int(gateway.url.split(":")[2].split("/")[0])
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(ping(5, head, header))
+            with anyio.fail_after(5):
+                said = b"".join([chunk async for chunk in stream])
+    assert b"connection: close" in said.lower()
+    assert b'"id":5' in said
+
+
+@pytest.mark.rule("http.connections")
+async def test_no_body_answers_head_and_a_path_may_be_escaped() -> None:
+    async with served(world()) as gateway:
+        said = await raw(gateway, ping(1, b"HEAD /mcp HTTP/1.1"), ping(7, b"POST /%6Dcp HTTP/1.1"), until=b'"id":7')
+    first, _, second = said.partition(b"\r\n\r\n")
+    assert b"405" in first.partition(b"\r\n")[0]
+    assert second.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.rule("http.connections")
+async def test_who_waits_to_send_the_body_is_told_to_go_on() -> None:
+    async with served(world()) as gateway:
+        whole = ping(9, b"POST /mcp HTTP/1.1", b"Expect: 100-continue")
+        head, separator, body = whole.partition(b"\r\n\r\n")
+        port = int(gateway.url.split(":")[2].split("/")[0])
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            with anyio.fail_after(5):
+                await stream.send(head + separator)
+                assert await stream.receive() == b"HTTP/1.1 100 Continue\r\n\r\n"
+                await stream.send(body)
+                assert b'"id":9' in await stream.receive()
+
+
+@pytest.mark.rule("http.connections")
+async def test_a_connection_on_which_nothing_happens_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.edge.listener.KEEP_ALIVE_SECONDS", 1)
+    async with served(world(), body_seconds=1.0) as gateway:
+        port = int(gateway.url.split(":")[2].split("/")[0])
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            for number in (1, 2):  # it is kept while it is used
+                await stream.send(ping(number))
+                assert b'"id":%d' % number in await stream.receive()
+                await anyio.sleep(0.4)
+            before = time.monotonic()
+            with anyio.fail_after(5):
+                assert [chunk async for chunk in stream] == []
+    assert time.monotonic() - before < 3
+
+
 async def test_endless_headers_are_refused() -> None:
     async with served(world()) as gateway:
         answer = await gateway.client.post(gateway.url, content=b"{}", headers={"x": "y" * 100_000})

@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from gateway.adapters import queries
+from gateway.adapters import records as encoding
 from gateway.adapters.journal import SqlJournal, open_journal
 from gateway.adapters.writes import Chained, Statement, WriteKind
 from gateway.model.call import Call, Risk
@@ -19,6 +20,7 @@ from gateway.model.errors import JournalUnavailable, WriteConflict
 from gateway.model.recording import CallFilter, Record
 from gateway.model.refusal import Code
 from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused, Write
+from gateway.ports import End
 from tests.journal.building import TestClock, a_call, begin, end
 
 pytestmark = pytest.mark.anyio
@@ -82,6 +84,31 @@ async def test_the_end_of_a_read_does_not_wait_for_its_commit(journal: SqlJourna
     await journal.end(end(call))
     assert journal.status.committed == before
     assert journal.status.queued == 1
+
+
+@pytest.mark.rule("journal.reads-do-not-wait")
+async def test_an_end_that_cannot_be_written_hinders_no_other_and_its_call_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = tmp_path / "gateway.db"
+    good, bad, encode_end = a_call(Risk.READ), a_call(Risk.READ), encoding.encode_end
+
+    def encoded(finished: End, *others: Any) -> Any:
+        if finished.call.id == bad.id:
+            raise ValueError("cannot be encoded")
+        return encode_end(finished, *others)
+
+    monkeypatch.setattr(encoding, "encode_end", encoded)
+    async with open_journal(store, clock=TestClock()) as journal:
+        for call in (bad, good):
+            await journal.begin(begin(call))
+            await journal.end(end(call))
+        assert await journal.read(queries.find_call, bad.id) is None
+        assert await journal.read(queries.find_call, good.id) is not None
+    assert f"the end of call {bad.id} is not recorded" in caplog.text
+    monkeypatch.undo()
+    async with open_journal(store, clock=TestClock()) as journal:
+        assert [call.id for call in journal.recovered] == [bad.id]
 
 
 @pytest.mark.rule("journal.effects-wait")

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jsonschema_rs
@@ -218,6 +219,27 @@ def test_arguments_keep_integers_of_any_size() -> None:
 def test_arguments_come_back_as_they_were(value: Any) -> None:
     _, payloads = body(end(a_call(arguments={"value": value})))
     assert json.dumps(payloads["request"]["params"]["arguments"]) == json.dumps({"value": value})
+
+
+@pytest.mark.parametrize(
+    ("fact", "read"),
+    [
+        (2**80, 2**80),
+        ((1, 2), [1, 2]),
+        ({1: "one", "two": 2}, {"1": "one", "two": 2}),
+        (float("nan"), None),
+        ("half a pair \ud800", None),
+        (MappingProxyType({"a": {"b": [1.5]}}), {"a": {"b": [1.5]}}),
+        (Code.POLICY_DENIED, "policy.denied"),
+    ],
+)
+def test_facts_of_any_kind_come_into_the_trail(fact: Any, read: Any) -> None:
+    steps = (Step(stage="quota", verdict="proceed", elapsed_us=7, facts={"fact": fact}),)
+    [written] = json.loads(records.encode_trail(steps))
+    assert written.keys() == {"stage", "verdict", "elapsed_us", "facts"}
+    assert (written["stage"], written["verdict"], written["elapsed_us"]) == ("quota", "proceed", 7)
+    if read is not None:
+        assert written["facts"] == {"fact": read}
 
 
 # --- what is not recorded ----------------------------------------------------------------------------------------

@@ -43,7 +43,9 @@ class Heard:
     def publish(self, event: Event) -> None:
         self.heard.append(event)
 
-    def subscribe(self, receive: Callable[[Event], None], *kinds: type[Event]) -> Callable[[], None]:
+    def subscribe(
+        self, receive: Callable[[Event], None], *kinds: type[Event], later: bool = False
+    ) -> Callable[[], None]:
         raise NotImplementedError
 
 
