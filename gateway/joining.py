@@ -31,7 +31,7 @@ from gateway.control import new_id
 from gateway.edge import wire
 from gateway.edge.protocol import INVALID_REQUEST, REFUSAL_KEY, REFUSED, SUBSCRIPTION_KEY, VERSION_KEY
 from gateway.edge.settings import EdgeSettings
-from gateway.edge.stdio import Lines, MessageTooLarge, Read, Write, serve_connection
+from gateway.edge.stdio import ANNOUNCEMENT, Lines, MessageTooLarge, Read, Write, serve_connection
 from gateway.model.call import Method
 from gateway.model.errors import GatewayError, StoreBusy
 from gateway.model.refusal import Code
@@ -88,6 +88,8 @@ class Conversation:
         self._subscribed: dict[str, dict[str, Any]] = {}
         self._acknowledged: set[str | int] = set()
         """`subscriptions/listen` requests whose acknowledgement the client has."""
+        self._calls: dict[str | int, str] = {}
+        """The ids of the calls that were made of requests in flight."""
         self._asked: set[str | int] = set()
         """Requests to the client that it has not answered."""
         self._swallow: set[str | int] = set()
@@ -129,11 +131,17 @@ class Conversation:
                 )
             case {"method": "notifications/cancelled", "params": {"requestId": str() | int() as identifier}}:
                 self.in_flight.pop(identifier, None)
+                self._calls.pop(identifier, None)
             case {"id": str() | int() as identifier} if "method" not in value:
                 self._asked.discard(identifier)
 
     def received(self, text: bytes) -> bool:
         """The owner sent a message; False where it is not for the client."""
+        if text.startswith(ANNOUNCEMENT):
+            announced = orjson.loads(text)
+            if announced["id"] in self.in_flight:
+                self._calls[announced["id"]] = announced["call_id"]
+            return False
         if (head := _HEAD.match(text)) is not None:
             identifier, kind = orjson.loads(head[1]), head[2]
             return self._received(identifier, kind.decode(), text)
@@ -158,6 +166,7 @@ class Conversation:
             self._swallow.discard(identifier)
             return False
         sent = self.in_flight.pop(identifier, None)
+        self._calls.pop(identifier, None)
         if sent is None or kind != "result":
             return True
         params = sent.params if isinstance(sent.params, dict) else {}
@@ -210,7 +219,7 @@ class Conversation:
                     self._acknowledged_again.add(identifier)
             else:
                 del self.in_flight[identifier]
-                to_client.append(_in_doubt(identifier, sent))
+                to_client.append(_in_doubt(identifier, sent, self._calls.pop(identifier, "")))
         return to_client, to_owner
 
     @property
@@ -224,13 +233,13 @@ class Conversation:
         return wire.request(identifier, method, params)
 
 
-def _in_doubt(identifier: str | int, sent: Sent) -> bytes:
+def _in_doubt(identifier: str | int, sent: Sent, call_id: str) -> bytes:
     """The answer to a call that was on its way through an owner that is gone."""
     body = {
         "code": Code.SERVER_LOST.value,
         "stage": "forward",
         "reason": "The gateway process that executed this call has ended before its outcome was known.",
-        "call_id": "",
+        "call_id": call_id,
         "executed": "unknown",
     }
     words = wire.for_the_model(body)

@@ -264,6 +264,7 @@ class _Service:
             settings=self._built.edge,
             session_id=str(hello["session_id"]) if hello.get("session_id") else new_id(),
             opening=opening.encode() if isinstance(opening, str) else None,
+            announced=True,
         )
         await write(ENDED)
 

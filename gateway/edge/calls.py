@@ -120,6 +120,7 @@ class AgentCaller:
         "_ask_seconds",
         "_session",
         "_token",
+        "began",
         "capabilities",
         "log_level",
         "missing",
@@ -144,6 +145,8 @@ class AgentCaller:
         self.modern = modern
         self._session = session
         self._ask_seconds = ask_seconds
+        self.began: Callable[[str], None] | None = None
+        """Told the call's id before it runs."""
         self.over = False
         """The call has its answer: nothing more may be written."""
         self.parked: Parked | None = None
@@ -295,6 +298,8 @@ async def _conduct(asked: Asked, method: str, params: dict[str, Any], caller: Ag
         call = _call(asked, method, params, logical)
     except ValueError as problem:
         return partial(wire.error, code=INVALID_PARAMS, message=str(problem))
+    if caller.began is not None:
+        caller.began(call.id)
     outcome = await asked.gateway.execute(call, caller, patient=caller.parked is not None)
     if method in ROUNDS and (needed := input_required(outcome)) is not None:
         if not asked.modern:
@@ -329,7 +334,7 @@ async def _begun(asked: Asked, request: Request, params: dict[str, Any], caller:
         return (await _conduct(asked, request.method, params, caller))(request.id)
     meta = (request.params or {}).get("_meta")
     parked.caller = AgentCaller(session=asked.session, client=asked.client, modern=True, meta=meta, put=caller.put)
-    parked.caller.parked = parked
+    parked.caller.parked, parked.caller.began = parked, caller.began
     asked.start(partial(_run, asked, request.method, params, parked.caller, parked))
     return await _round(asked, request, parked)
 

@@ -18,11 +18,13 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import anyio
 import anyio.abc
 import anyio.to_thread
+import orjson
 
 from gateway.control import Gateway, new_id
 from gateway.edge import wire
@@ -61,6 +63,10 @@ MAX_WAITING: Final = 4_096
 MAX_WAITING_BYTES: Final = 67_108_864
 """Of what waits for a client that reads slowly. Beyond it notifications are dropped, answers never."""
 
+ANNOUNCEMENT: Final = b'{"gateway":"call",'
+"""How a line to a joiner begins that is no message of MCP: `id` is a request's, `call_id` that of the call made of it. Should
+this process end before the answer, the joiner can still say which call is in doubt."""
+
 FLUSH_SECONDS: Final = 2.0
 """How long answers that are ready are still written after the input has ended."""
 
@@ -81,8 +87,10 @@ class Connection:
         transport: str,
         session_id: str,
         write: Write,
+        announced: bool,
     ) -> None:
         self._gateway = gateway
+        self._announced = announced
         self._settings = settings
         self._transport = transport
         self._write = write
@@ -228,6 +236,9 @@ class Connection:
         finally:
             self.session.in_flight.pop(request.id, None)
 
+    def _announce(self, request_id: str | int, call_id: str) -> None:
+        self._put(ANNOUNCEMENT + orjson.dumps({"id": request_id, "call_id": call_id})[1:])
+
     async def _reply(self, request: Request) -> wire.Reply | None:
         """The answer; None where it has been written already."""
         try:
@@ -246,6 +257,8 @@ class Connection:
             put=self._put_droppable,
             ask_seconds=self._settings.ask_seconds,
         )
+        if self._announced:
+            caller.began = partial(self._announce, request.id)
         try:
             return await perform(who, request, caller)
         except Exception:
@@ -392,6 +405,7 @@ async def serve_connection(
     settings: EdgeSettings | None = None,
     session_id: str | None = None,
     opening: bytes | None = None,
+    announced: bool = False,
 ) -> None:
     """Serve one client over a stream of messages until it ends.
 
@@ -400,6 +414,7 @@ async def serve_connection(
         write: writes one message (see `Write`).
         session_id: of a connection that another process served before (a joiner after a takeover), else a new one.
         opening: that connection's `initialize`, as it was sent; taken without being answered again.
+        announced: the other end is a joiner, which is told each call's id (see `ANNOUNCEMENT`).
     """
     connection = Connection(
         gateway,
@@ -408,6 +423,7 @@ async def serve_connection(
         transport=transport,
         session_id=session_id or new_id(),
         write=write,
+        announced=announced,
     )
     await connection.serve(read, opening)
 

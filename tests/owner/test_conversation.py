@@ -3,10 +3,12 @@
 import json
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.edge import wire
 from gateway.edge.protocol import SUBSCRIPTION_KEY, VERSION_KEY
+from gateway.edge.stdio import ANNOUNCEMENT
 from gateway.joining import Conversation
 
 
@@ -88,9 +90,13 @@ def test_a_call_on_its_way_is_answered_as_in_doubt(modern: bool) -> None:
     meta = {VERSION_KEY: "2026-07-28"} if modern else {}
     talk.sent(request("tools/call", "c-1", name="x", arguments={}, _meta=meta))
     assert talk.calls_in_flight == 1
+    for identifier, call_id in (("c-1", "the-call"), ("another", "is-not-ours")):
+        announcement = ANNOUNCEMENT + orjson.dumps({"id": identifier, "call_id": call_id})[1:]
+        assert not talk.received(announcement), "it is not for the client"
     [answer], to_owner = lost(talk)
     assert to_owner == []
     assert answer["id"] == "c-1"
+    assert answer["result"]["_meta"]["gateway/refusal"]["call_id"] == "the-call"
     assert answer["result"]["isError"] is True
     assert answer["result"]["_meta"]["gateway/refusal"]["executed"] == "unknown"
     assert answer["result"].get("resultType") == ("complete" if modern else None)

@@ -45,8 +45,12 @@ async def test_a_second_process_joins_the_owner_of_the_store(tmp_path: Path) -> 
     assert {session.client for session in sessions} == {"tests"}
 
 
-async def kill_owner(running: Fleet, number: int) -> None:
-    """One run: kill the owner with calls of two joiners in flight; nobody's connection is lost, nothing is untrue."""
+async def kill_owner(running: Fleet, number: int) -> list[str]:
+    """One run: kill the owner with calls of two joiners in flight; nobody's connection is lost, nothing is untrue.
+
+    Returns the ids of the calls that are in doubt, as their clients were told.
+    """
+    told = []
     while len(running.members) < 3:
         await running.start()
     [owner] = await owners(running)
@@ -62,18 +66,21 @@ async def kill_owner(running: Fleet, number: int) -> None:
         assert result["isError"] is True
         refusal = result["_meta"]["gateway/refusal"]
         assert (refusal["code"], refusal["executed"]) == ("server.lost", "unknown"), place
+        told.append(refusal["call_id"])
     assert "result" in await answered(listed)
     [now] = await owners(running)
     assert now in {member.pid for member in joiners}
     assert not any(member.ended for member in joiners)
+    return told
 
 
 @pytest.mark.rule("owner.takeover")
 async def test_when_the_owner_is_killed_one_joiner_takes_over_and_no_connection_is_lost(tmp_path: Path) -> None:
     store = tmp_path / "gateway.db"
+    told: list[str] = []
     async with fleet(store) as running:
         for number in range(3):
-            await kill_owner(running, number)
+            told += await kill_owner(running, number)
         for member in list(running.members):
             await member.leave()
     verified(store)
@@ -81,6 +88,7 @@ async def test_when_the_owner_is_killed_one_joiner_takes_over_and_no_connection_
         lost = queries.list_calls(raw, CallFilter(tool="fixture/stuck"))
         assert queries.open_calls(raw) == []
     assert len(lost) == 6
+    assert {call.id for call in lost} == set(told), "what is said to be in doubt is found under its id"
     assert {(call.code, call.executed, call.recovered) for call in lost} == {("server.lost", "unknown", True)}
 
 
