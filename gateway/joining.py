@@ -16,7 +16,6 @@ import logging
 import random
 import re
 import secrets
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import anyio
 import orjson
 
 from gateway.adapters import ownership
+from gateway.adapters.system import on_signals
 from gateway.control import new_id
 from gateway.edge import wire
 from gateway.edge.protocol import INVALID_REQUEST, REFUSAL_KEY, REFUSED, SUBSCRIPTION_KEY, VERSION_KEY
@@ -348,57 +348,63 @@ async def attend(
     """
     client = ClientEnd(read, write)
     stop = anyio.Event()
-    handled = _signals_set(stop)
     pumping = asyncio.create_task(client.pump(stop), name="client")
     talk = Conversation()
-    session_id = new_id()
     try:
-        until = anyio.current_time() + FIND_SECONDS
-        while True:
-            with _owned(store) as owned:
-                if owned:
-                    await _own(store, configuration, key, agent, build, commands, client, talk, session_id)
-                    return
-            connection = ownership.connect(store)
-            if connection is None:
-                if anyio.current_time() > until:
-                    raise StoreBusy(f"the store {store} is in use by {ownership.owner(store)}, which serves nobody")
-                await anyio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
-                continue
-            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=1_048_576)
-            try:
-                joined = _Joined(reader, writer, client, talk, max_request_bytes)
-                if not await joined.begin(_hello(configuration, key, agent, session_id, talk.opening)):
-                    if anyio.current_time() > until:
-                        raise StoreBusy(f"{ownership.owner(store)} uses the store {store}, and does not answer")
-                    await anyio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
-                    continue
-                if await joined.relay():
-                    return
-            finally:
-                writer.close()
-            logger.info("the store's owner has gone; looking for the next one")
-            until = anyio.current_time() + FIND_SECONDS
-            if not await _lost(client, talk):
-                return
+        with on_signals(lambda _: stop.set()):
+            await _served(
+                store, configuration, key, agent, build, commands, client, talk, max_request_bytes=max_request_bytes
+            )
     except BaseExceptionGroup as group:
         raise _alone(group) from group
     finally:
-        for number in handled:
-            asyncio.get_running_loop().remove_signal_handler(number)
         pumping.cancel()
         client.close()
         await asyncio.wait([pumping])
 
 
-def _signals_set(stop: anyio.Event) -> list[int]:
-    """Have the signals that end a process set the event; which ones, where this thread may say so."""
-    handled: list[int] = []
-    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-            handled.append(number)
-    return handled
+async def _served(
+    store: Path,
+    configuration: Path,
+    key: str | None,
+    agent: str | None,
+    build: Callable[[], AbstractAsyncContextManager[Built]],
+    commands: Callable[[Built], Commands],
+    client: ClientEnd,
+    talk: Conversation,
+    *,
+    max_request_bytes: int,
+) -> None:
+    """As the owner or through one, whoever it is at the time, until the client closes its end. See `attend`."""
+    session_id = new_id()
+    until = anyio.current_time() + FIND_SECONDS
+    while True:
+        with _owned(store) as owned:
+            if owned:
+                await _own(store, configuration, key, agent, build, commands, client, talk, session_id)
+                return
+        streams = await ownership.join(store)
+        if streams is None:
+            if anyio.current_time() > until:
+                raise StoreBusy(f"the store {store} is in use by {ownership.owner(store)}, which serves nobody")
+            await anyio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
+            continue
+        reader, writer = streams
+        try:
+            joined = _Joined(reader, writer, client, talk, max_request_bytes)
+            if not await joined.begin(_hello(configuration, key, agent, session_id, talk.opening)):
+                if anyio.current_time() > until:
+                    raise StoreBusy(f"{ownership.owner(store)} uses the store {store}, and does not answer")
+                await anyio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
+                continue
+            if await joined.relay():
+                return
+        finally:
+            writer.close()
+        logger.info("the store's owner has gone; looking for the next one")
+        until = anyio.current_time() + FIND_SECONDS
+        if not await _lost(client, talk):
+            return
 
 
 def _hello(

@@ -121,7 +121,7 @@ class Commands:
 
 @contextlib.asynccontextmanager
 async def serving_others(
-    listener: socket.socket, built: Built, commands: Commands, configuration: Path
+    listener: ownership.Listener, built: Built, commands: Commands, configuration: Path
 ) -> AsyncIterator[None]:
     """Serve whoever connects to the listener while the context is open; at its end their connections are closed.
 
@@ -149,18 +149,18 @@ class _Service:
         """The connections of agents' programs that joined."""
         self._left = anyio.Event()
 
-    async def accept(self, listener: socket.socket, scope: anyio.CancelScope) -> None:
+    async def accept(self, listener: ownership.Listener, scope: anyio.CancelScope) -> None:
         loop = asyncio.get_running_loop()
         async with anyio.create_task_group() as tasks:
             with scope:
                 while True:
                     try:
-                        connection, _ = await loop.sock_accept(listener)
+                        connection, _ = await loop.sock_accept(listener.sock)
                     except OSError as error:
                         logger.error("a connection could not be taken: %s", error)
                         await anyio.sleep(0.1)
                         continue
-                    tasks.start_soon(self._serve, connection)
+                    tasks.start_soon(self._serve, listener, connection)
 
     async def leave(self) -> None:
         """Tell those who joined that this process ends; returns when they have left."""
@@ -170,11 +170,10 @@ class _Service:
             self._left = anyio.Event()
             await self._left.wait()
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, listener: ownership.Listener, connection: socket.socket) -> None:
         """One connection, from its hello to its end."""
         try:
-            ownership.check_peer(connection)
-            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=1_048_576)
+            reader, writer = await listener.admit(connection)
         except (ownership.ForeignPeer, OSError) as error:
             logger.warning("a connection to the owner's socket was refused: %s", error)
             connection.close()
@@ -307,10 +306,10 @@ async def ask_owner(
         NoOwner: no gateway runs on this store.
         CommandRefused: its answer is no; the text says why.
     """
-    connection = ownership.connect(store)
-    if connection is None:
+    joined = await ownership.join(store)
+    if joined is None:
         raise NoOwner(f"no gateway runs on the store {store}; start one with `gateway serve` or `gateway stdio`")
-    reader, writer = await asyncio.open_unix_connection(sock=connection, limit=1_048_576)
+    reader, writer = joined
     try:
         hello = {
             "gateway": VERSION,

@@ -16,7 +16,7 @@ import anyio
 import orjson
 
 from gateway.adapters.recordings import CallRecord, Recording, RecordingError, recorded_calls, views
-from gateway.adapters.system import EventFanout, SystemClock
+from gateway.adapters.system import EventFanout, SystemClock, on_signals
 from gateway.control import Gateway
 from gateway.decide.documents import catalogue_of, view_from
 from gateway.decide.playback import RecordedCall, Tape
@@ -328,8 +328,6 @@ async def serving(played: Play, port: int = 0) -> AsyncIterator[str]:
 
 
 async def _until_signalled() -> None:
-    import signal
-
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            return
+    stop = anyio.Event()
+    with on_signals(lambda _: stop.set()):
+        await stop.wait()

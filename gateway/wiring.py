@@ -9,8 +9,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -37,7 +35,7 @@ from gateway.adapters.policy_opa import opa_policy
 from gateway.adapters.retention import Retention, RetentionSettings
 from gateway.adapters.sealing import open_seal
 from gateway.adapters.signing import Signer, open_signer
-from gateway.adapters.system import EventFanout, SystemClock
+from gateway.adapters.system import EventFanout, SystemClock, on_signals
 from gateway.config import AgentSettings, Configuration, PolicySettings, load
 from gateway.console.api import Surroundings
 from gateway.console.feed import Feed
@@ -830,7 +828,7 @@ async def _closing(site: Site, stop: anyio.Event) -> None:
 
 def _socket_of_others(
     configuration: Configuration, purpose: str, stack: contextlib.ExitStack | contextlib.AsyncExitStack
-) -> socket.socket | None:
+) -> ownership.Listener | None:
     """Own the store, and listen for others who want to use it; None for a store in memory, which nobody can share.
 
     Raises:
@@ -990,13 +988,16 @@ async def _until_signalled(
     stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
     """Ask for a stop at the first signal; the second ends the process at once."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+
+    def heard(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        logger.info("stopping: calls in flight have %g s to end", DRAIN_SECONDS)
+        stop.set()
+
+    with on_signals(heard):
         task_status.started()
-        async for number in signals:
-            if stop.is_set():
-                os._exit(128 + number)
-            logger.info("stopping: calls in flight have %g s to end", DRAIN_SECONDS)
-            stop.set()
+        await anyio.sleep_forever()
 
 
 def routes(runtime: Runtime) -> dict[str, Asgi]:

@@ -34,6 +34,7 @@ MOST_BYTES: Final = 65_536
 """A larger begin or end goes straight to the store."""
 
 _FRAME = struct.Struct("<II")
+_FLAGS: Final = os.O_CREAT | os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NAMES: Final = ("-spool0", "-spool1")
 
 
@@ -89,7 +90,7 @@ class Spool:
         self._paths = tuple(store.with_name(store.name + name) for name in _NAMES)
         self._files: list[int] = []
         for path in self._paths:
-            self._files.append(os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600))
+            self._files.append(os.open(path, _FLAGS, 0o600))
         self._sizes = [os.fstat(file).st_size for file in self._files]
         self._at = 0
         self._held: list[bytes] = []
@@ -185,7 +186,7 @@ class Spool:
     def close(self) -> None:
         """Close both files; those that hold nothing go."""
         for path, file, size in zip(self._paths, self._files, self._sizes, strict=True):
+            os.close(file)
             if size == 0:
                 path.unlink(missing_ok=True)
-            os.close(file)
         self._files = []

@@ -103,7 +103,7 @@ def transaction(raw: sqlite3.Connection) -> Iterator[None]:
 def create_private(path: Path) -> None:
     """Make the file, readable by its owner alone, where there is none. SQLite gives its other files the same mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
 
 
 @contextlib.contextmanager

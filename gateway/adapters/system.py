@@ -1,11 +1,13 @@
-"""The system's clock, and the fan-out of events."""
+"""The system's clock and signals, and the fan-out of events."""
 
 import asyncio
+import contextlib
 import logging
+import signal
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final
 
 import anyio
 
@@ -23,6 +25,33 @@ class SystemClock:
     # The functions themselves: a call reads the clock some thirty times.
     time_ns = staticmethod(time.time_ns)
     monotonic_ns = staticmethod(time.monotonic_ns)
+
+
+@contextlib.contextmanager
+def on_signals(heard: Callable[[int], None]) -> Iterator[None]:
+    """Have `heard` called in the event loop with each SIGINT and SIGTERM while the context is open.
+
+    In a thread that may not say what signals do, nothing is changed.
+    """
+    loop = asyncio.get_running_loop()
+    handled: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                loop.add_signal_handler(number, heard, int(number))
+                handled.append(number)
+            except NotImplementedError:  # Windows: the loop is woken, and hears of it then
+                before[number] = signal.signal(number, lambda found, _: loop.call_soon_threadsafe(heard, found))
+    except (RuntimeError, ValueError):
+        pass
+    try:
+        yield
+    finally:
+        for each in handled:
+            loop.remove_signal_handler(each)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 _Subscriber = tuple[Callable[[Event], None], tuple[type[Event], ...], bool]

@@ -386,8 +386,10 @@ def export(
 
 def _private(path: Path) -> BinaryIO:
     """A new file, or an old one emptied, that is its owner's alone from its first byte on."""
-    file = os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb")
-    os.fchmod(file.fileno(), 0o600)
+    file = os.fdopen(
+        os.open(path, os.O_CREAT | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o600), "wb"
+    )
+    path.chmod(0o600)
     file.truncate(0)
     return file
 

@@ -445,6 +445,11 @@ def take_stdio() -> tuple[int, int]:
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.close(empty)
+    if sys.platform == "win32":
+        import msvcrt
+
+        for descriptor in (reading, writing):
+            msvcrt.setmode(descriptor, os.O_BINARY)  # a line ends with one byte
     return reading, writing
 
 
@@ -535,6 +540,8 @@ async def stdio_streams(reading: int, writing: int, limit: int) -> AsyncIterator
 
 
 def _pollable(descriptor: int) -> bool:
+    if os.name != "posix":
+        return False
     mode = os.fstat(descriptor).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 

@@ -328,7 +328,7 @@ class Stdio(asyncio.SubprocessProtocol):
         """Signal the whole group; False where nobody is left in it."""
         assert self.pid is not None
         try:
-            if os.name == "posix":
+            if sys.platform != "win32":
                 os.killpg(self.pid, number)
             elif self._process is not None and not self._exited.is_set():
                 self._process.kill()

@@ -7,7 +7,10 @@ seconds later, SIGKILL. Standard library only, no imports of the gateway: it has
 
 import os
 import signal
+import sys
 import time
+
+assert sys.platform != "win32", "there are no process groups"
 
 GRACE_SECONDS = 2.0
 
