@@ -9,6 +9,7 @@ import anyio
 import httpx2
 import pytest
 from mcp import Client, MCPError, types
+from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from gateway.decide.hold import HoldState, Operator
@@ -16,7 +17,8 @@ from gateway.model.call import Principal
 from gateway.model.refusal import Code
 from gateway.model.verdict import Completed, Held, Refused
 from tests.console.serving import AGENT_KEY, CLAUDE, Served, scripted, serving, sha256, table
-from tests.running import ALLOW, execute, until
+from tests.gateway_process import PROGRAM, configure
+from tests.running import ALLOW, OPERATORS, execute, server_table, until
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +92,23 @@ async def test_an_agent_that_has_had_a_hold_is_offered_a_tool_that_tells_its_sta
             ]
             wrong = await fresh.call_tool("gateway__holds", {"no": 1})
             assert refusal(wrong)["code"] == "schema.invalid"
+
+
+@pytest.mark.rule("hold.own-tool")
+@pytest.mark.parametrize("mode", MODES)
+async def test_over_stdio_the_tool_is_there_too(tmp_path: Path, mode: Any) -> None:
+    text = f"{server_table(scripted(tmp_path))}\n{OPERATORS}\n[approvals]\ninline_wait_seconds = 0.1\n"
+    config = configure(tmp_path, text, policies=ALLOW)
+    program = StdioServerParameters(command=PROGRAM[0], args=[*PROGRAM[1:], "stdio", "--config", str(config)])
+    with anyio.fail_after(60):
+        async with Client(program, mode=mode) as client:
+            assert "gateway__holds" not in await names(client)
+            hold_id = await held(client)
+        async with Client(program, mode=mode) as client:  # a new one: clients of 2026-07-28 keep lists for a while
+            assert "gateway__holds" in await names(client)
+            said = await client.call_tool("gateway__holds", {})
+            assert said.structured_content is not None
+            assert [(hold["id"], hold["state"]) for hold in said.structured_content["holds"]] == [(hold_id, "pending")]
 
 
 @pytest.mark.rule("hold.own-tool")

@@ -193,6 +193,59 @@ async def test_a_call_whose_policy_changed_since_the_approval_does_not_run(tmp_p
         assert [hold.id for hold in voided] == [waiting.hold_id]
 
 
+async def mismatches(runtime: wiring.Runtime, server: Scripted, hold_id: str, **more: Any) -> None:
+    """The approved call does not run, its approval is void, and a new hold opens."""
+    refusal = refused(await execute(runtime, "s__pay", HELD, **more), Code.HOLD_MISMATCH)
+    assert "not what was approved" in refusal.message
+    assert (await held(runtime, **more)).hold_id != hold_id
+    assert server.effects("paid") == []
+    assert [hold.id for hold in runtime.book.all() if hold.state is HoldState.VOID] == [hold_id]
+
+
+@pytest.mark.rule("hold.bound-to-one-call")
+async def test_a_call_whose_tool_is_defined_anew_since_the_approval_does_not_run(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    script = json.loads(server.script_path.read_text())
+    changed = [tool("pay", description="Pays twice"), tool("look")]
+    script["on"]["tools/call:look"] = [{"replace": {"tools": changed}}, {"text": "replaced"}]
+    server.rewrite(script)
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id)
+        before = runtime.gateway.snapshot.catalogue.tools["s__pay"].definition_sha256
+        assert text_of(await execute(runtime, "s__look", {})) == "replaced"
+        await until(lambda: runtime.gateway.snapshot.catalogue.tools["s__pay"].definition_sha256 != before)
+        await mismatches(runtime, server, waiting.hold_id)
+
+
+@pytest.mark.rule("hold.bound-to-one-call")
+async def test_a_call_whose_server_is_another_one_since_the_approval_does_not_run(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with server.http() as approved, server.http() as other:
+        text = f'[servers.s]\nurl = "URL"\n{OPERATORS}\n[approvals]\ninline_wait_seconds = 0.1\n'
+        async with running(tmp_path, text.replace("URL", approved)) as runtime:
+            waiting = await held(runtime)
+            await approve(runtime, waiting.hold_id)
+            file = runtime.configuration().file
+            file.write_text(file.read_text().replace(approved, other))
+            assert (await runtime.snapshots.reload()).accepted
+            await until(lambda: all(state.state == "available" for state in runtime.servers.states()))
+            await mismatches(runtime, server, waiting.hold_id)
+
+
+@pytest.mark.rule("hold.bound-to-one-call")
+async def test_a_call_that_would_be_forwarded_with_other_arguments_than_approved_does_not_run(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    rego = ALLOW["gateway.rego"].replace(
+        '"obligations": set()',
+        '"obligations": {{"id": "set_argument", "path": "note", "value": input.context.client.name}}',
+    )
+    async with running(tmp_path, table(server), policies={"gateway.rego": rego}) as runtime:
+        waiting = await held(runtime, client="one")
+        await approve(runtime, waiting.hold_id)
+        await mismatches(runtime, server, waiting.hold_id, client="two")
+
+
 @pytest.mark.rule("hold.judged-again")
 async def test_a_call_that_the_policy_denies_by_now_is_denied_although_it_was_approved(tmp_path: Path) -> None:
     server = scripted(tmp_path)
