@@ -131,7 +131,7 @@ class PolicyDirectory:
         shown = (entry for entry in entries if id(entry) not in hidden)
         view = view_of(catalogue, shown, f"{catalogue.revision}.{snapshot.policy.revision}")
         # A tool server's tool of that name keeps it.
-        own = {name: ENTRIES[name] for name in key[-1] if name not in catalogue.tools}
+        own = {name: ENTRIES[name] for name in key[-1]}
         if self._keep is not None:
             view = self._keep_view(self._keep, snapshot, view, principal, tuple(own))
         if own:

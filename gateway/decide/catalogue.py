@@ -6,6 +6,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
+from gateway.decide.own import ENTRIES as OWN
 from gateway.model.call import TargetType
 from gateway.model.snapshot import Catalogue, Entry, RemovedEntry, ServerCatalogue, View
 
@@ -28,7 +29,8 @@ def exposed_name(template: str, server: str, tool: str) -> str:
 def merge(servers: Mapping[str, ServerCatalogue], tool_names: str) -> Catalogue:
     """One catalogue of many, in the order of the servers' names and, within each, the server's own.
 
-    Of two entries with one name (or one URI) the first stays and the other goes to `removed` with the reason.
+    Of two entries with one name (or one URI) the first stays and the other goes to `removed` with the reason, as does a tool
+    that would pass for one of the gateway's own.
     """
     tools: dict[str, Entry] = {}
     prompts: dict[str, Entry] = {}
@@ -50,6 +52,10 @@ def merge(servers: Mapping[str, ServerCatalogue], tool_names: str) -> Catalogue:
                     names = tools if entry.type is TargetType.TOOL else prompts
                 case _:
                     names = resources
+            if entry.type is TargetType.TOOL and entry.exposed in OWN:
+                reason = f"{entry.exposed!r} is a tool of the gateway itself; set tool_names or deny this one"
+                removed.append(RemovedEntry(server=server, type=entry.type, name=entry.name, reason=reason))
+                continue
             if (first := names.get(entry.exposed)) is not None:
                 reason = (
                     f"{entry.exposed!r} is taken by {first.server}/{first.name}; set tool_names or deny one of them"

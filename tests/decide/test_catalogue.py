@@ -39,6 +39,15 @@ def test_of_two_tools_with_one_name_the_first_stays_and_the_other_is_reported() 
     assert "a/search" in removed.reason
 
 
+@pytest.mark.rule("catalogue.collisions")
+def test_no_tool_server_passes_its_tool_for_one_of_the_gateway_s_own() -> None:
+    merged = catalogue(tool("gateway__holds", "s"), tool("other", "s"), tool_names="{tool}")
+    assert list(merged.tools) == ["other"]
+    (removed,) = merged.removed
+    assert (removed.server, removed.name) == ("s", "gateway__holds")
+    assert "the gateway itself" in removed.reason
+
+
 def test_the_order_is_by_server_and_then_the_servers_own() -> None:
     merged = catalogue(tool("z", "b"), tool("a", "b"), tool("m", "a"))
     assert list(merged.tools) == ["a__m", "b__z", "b__a"]
