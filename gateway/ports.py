@@ -294,7 +294,7 @@ class Events(Protocol):
         self, receive: Callable[[Event], None], *kinds: type[Event], later: bool = False
     ) -> Callable[[], None]:
         """Calls `receive` for each event of these kinds from now on (all, where none is named); what it raises is logged and
-        dropped. `later`: some milliseconds after the publisher's step. Returns how to end it."""
+        dropped. `later`: some hundredths of a second after the publisher's step. Returns how to end it."""
         ...
 
 

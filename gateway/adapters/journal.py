@@ -51,8 +51,8 @@ import orjson
 import gateway
 from gateway.adapters import records
 from gateway.adapters.migrations import STEPS
-from gateway.adapters.records import EncodedCall, EncodedCommand, Payload
-from gateway.adapters.spool import MOST_BYTES, Spool, SpooledBegin, SpooledEnd
+from gateway.adapters.records import CallFacts, EncodedCall, EncodedCommand, Payload
+from gateway.adapters.spool import MOST_BYTES, Spool, SpooledBegin, SpooledCall, SpooledEnd, framed
 from gateway.adapters.sqlite import Connection, connect, migrate, transaction
 from gateway.adapters.writes import Chained, Statement, WriteKind
 from gateway.model.call import Call, Risk
@@ -73,12 +73,9 @@ QUEUED_LIMIT: Final = 4096
 LINGER_SECONDS: Final = 0.025
 """How long the outcome of a read waits for company: nobody waits for it, and in the spool it is safe."""
 
-GATHER_SECONDS: Final = 0.003
+GATHER_SECONDS: Final = 0.005
 """How long a read's end may wait to be encoded together with others: the agent has its answer, and code that runs ten times in
 a row runs twice as fast."""
-
-SPOOL_SECONDS: Final = 0.002
-"""How long it waits for the next call's begin to take it along into the spool."""
 
 COMPANY: Final = 64
 """Outcomes of reads that are enough company."""
@@ -183,30 +180,65 @@ class _Entry:
 class _Begun:
     """A call between its begin and its end."""
 
-    __slots__ = ("at_ns", "command", "frame", "number", "stored")
+    __slots__ = (
+        "_command",
+        "_facts",
+        "_settings",
+        "_steps",
+        "at",
+        "at_ns",
+        "call_id",
+        "idempotent",
+        "number",
+        "stored",
+    )
 
-    def __init__(self, number: int, command: EncodedCommand, frame: SpooledBegin, *, stored: bool) -> None:
+    def __init__(self, number: int, begin: Begin, facts: CallFacts, settings: RecordingSettings) -> None:
         self.number = number
-        self.command = command
-        self.frame = frame
-        self.stored = stored
+        self.call_id = begin.call.id
+        self.at = begin.at
+        self.idempotent = begin.call.entry is not None and begin.call.entry.idempotent
+        self.stored = False
         """Its begin is in the store, or on its way there."""
         self.at_ns = time.monotonic_ns()
+        self._facts, self._steps, self._settings = facts, tuple(begin.steps), settings
+        self._command: EncodedCommand | None = None
+
+    @property
+    def command(self) -> EncodedCommand:
+        """As it is recorded; encoded when it is first needed."""
+        if self._command is None:
+            self._command = records.encode_command(self._facts, self._steps, self._settings)
+        return self._command
+
+    def raw(self) -> bytes | None:
+        """The spool's frame of it as it is, not yet encoded; None where that must not be written, or cannot be."""
+        if not records.may_wait(self._facts, self._settings):
+            return None
+        try:
+            frame = framed(SpooledCall(self.call_id, self.at, self.idempotent, self._facts, list(self._steps)))
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return None
+        if len(frame) > self._settings.max_payload_bytes or records.may_hold_secrets(frame):
+            return None
+        return frame
+
+    def encoded(self) -> bytes:
+        """The spool's frame of it, encoded."""
+        return framed(SpooledBegin(*self.row()[1:]))
 
     def row(self) -> tuple[Any, ...]:
         """Its row of `begins`."""
-        frame = self.frame
+        command = self.command
         return (
             self.number,
-            frame.call_id,
-            frame.at,
-            frame.idempotent,
-            frame.command,
-            frame.trail,
-            frame.commitment,
-            frame.salt,
-            frame.encoding,
-            frame.request,
+            self.call_id,
+            self.at,
+            self.idempotent,
+            command.command,
+            command.trail,
+            command.request.commitment,
+            *command.request.columns(),
         )
 
 
@@ -281,27 +313,14 @@ class SqlJournal:
         if self._closing:
             raise JournalUnavailable("the journal is closed")
         call = begin.call
-        command = records.encode_command(call, begin.steps, self.settings)
-        request = command.request
         self._begun += 1
-        salt, encoding, data = request.columns()
-        frame = SpooledBegin(
-            call.id,
-            begin.at,
-            call.entry is not None and call.entry.idempotent,
-            command.command,
-            command.trail,
-            request.commitment,
-            salt,
-            encoding,
-            data,
-        )
+        begun = _Begun(self._begun, begin, records.facts_of(call), self.settings)
         full = self._is_full(call)
-        spooled = call.risk is Risk.READ and not (full or begin.writes or self._fault)
-        if spooled and self._spooling(frame, len(data or b"")):
-            self._open[call.id] = self._spooled[call.id] = _Begun(self._begun, command, frame, stored=False)
+        if call.risk is Risk.READ and not (full or begin.writes or self._fault) and self._spooling(begun):
+            self._open[call.id] = self._spooled[call.id] = begun
             return
-        begun = self._open[call.id] = _Begun(self._begun, command, frame, stored=True)
+        begun.stored = True
+        self._open[call.id] = begun
         entry = self._entry(begin.at, full=full)
         entry.call, entry.writes, entry.begin = call, begin.writes, begun.row()
         try:
@@ -332,6 +351,7 @@ class SqlJournal:
             await self._put(entry)
         else:
             self._queue_end(end, encoded, entry)
+            self._spool_held()
 
     def _take_ends(self) -> None:
         """Encode and queue the ends that came since."""
@@ -344,6 +364,7 @@ class SqlJournal:
                 logger.exception("the end of call %s is not recorded", end.call.id)
                 continue
             self._queue_end(end, encoded, self._ended(end, encoded, waits=False))
+        self._spool_held()
 
     def _ended(self, end: End, encoded: EncodedCall, *, waits: bool) -> _Entry:
         """The entry of an end; its begin is forgotten with it."""
@@ -366,7 +387,15 @@ class SqlJournal:
         if len(self._queue) >= COMPANY:
             self._wake.set()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SPOOL_SECONDS, self._linger)
+            self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._linger_over)
+
+    def _spool_held(self) -> None:
+        """Ends that no begin took along go into the spool."""
+        if self._spool is not None and self._spool.held:
+            try:
+                self._spool.append()
+            except OSError as error:
+                logger.error("the spool cannot be written: %s", error)
 
     async def record(self, type: str, body: Mapping[str, Any], writes: tuple[Write, ...] = ()) -> None:
         """As `ports.Journal.record`.
@@ -459,11 +488,12 @@ class SqlJournal:
             case _:
                 return call.risk is not Risk.READ
 
-    def _spooling(self, frame: SpooledBegin, size: int) -> bool:
-        """Append a begin of about this size to the spool; False where the store has to take it."""
+    def _spooling(self, begun: _Begun) -> bool:
+        """Append a begin to the spool; False where the store has to take it."""
         spool = self._spool
         if spool is not None:
-            if size > MOST_BYTES:
+            frame = begun.raw() or begun.encoded()
+            if len(frame) > MOST_BYTES:
                 return False
             try:
                 spool.append(frame)
@@ -533,9 +563,9 @@ class SqlJournal:
             found = list(itertools.takewhile(lambda begun: begun.at_ns < before, spooled.values()))
         entries: list[_Entry] = []
         for begun in found:
-            del spooled[begun.frame.call_id]
+            del spooled[begun.call_id]
             begun.stored = True
-            entry = _Entry(at=begun.frame.at, full=False, future=None)
+            entry = _Entry(at=begun.at, full=False, future=None)
             entry.begin, entry.moved, entry.survives = begun.row(), begun, True
             entries.append(entry)
         return entries
@@ -550,17 +580,6 @@ class SqlJournal:
         for entry in left:
             if entry.future is not None and not entry.future.done():
                 entry.future.set_exception(JournalUnavailable("the journal is closed"))
-
-    def _linger(self) -> None:
-        """Ends that no begin took along go into the spool, and on into the store a while later."""
-        self._timer = None
-        if self._queue:
-            if self._spool is not None and self._spool.held:
-                try:
-                    self._spool.append()
-                except OSError as error:
-                    logger.error("the spool cannot be written: %s", error)
-            self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._linger_over)
 
     def _linger_over(self) -> None:
         self._timer = None
@@ -802,7 +821,13 @@ class SqlJournal:
                 if (begun := begins.pop(frame.call_id, None)) is not None:
                     entry.ended = begun[0]
         for frame in frames:
-            if isinstance(frame, SpooledBegin) and frame.call_id not in known and frame.call_id not in begins:
+            if isinstance(frame, SpooledEnd) or frame.call_id in known or frame.call_id in begins:
+                continue
+            if isinstance(frame, SpooledCall):
+                command = records.encode_command(records.recalled(frame.facts), frame.steps, self.settings)
+                about = (command.command, command.trail, command.request.commitment, *command.request.columns())
+                begins[frame.call_id] = (None, frame.call_id, frame.at, frame.idempotent, *about)
+            else:
                 begins[frame.call_id] = (None, *msgspec.structs.astuple(frame))
         for number, call_id, at, idempotent, command, trail, commitment, salt, encoding, request in begins.values():
             data = None if request is None else records.stored(encoding, request)

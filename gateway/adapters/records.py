@@ -18,7 +18,7 @@ import orjson
 from gateway.config.secrets import REGISTRY, SecretRegistry
 from gateway.decide.obligations import GlobError, Unredactable, redact
 from gateway.decide.playback import join, split
-from gateway.model.call import Call
+from gateway.model.call import Call, HoldReason, Obligation
 from gateway.model.ids import random16
 from gateway.model.recording import RECORD_VERSION, RecordingSettings
 from gateway.model.refusal import Code
@@ -88,33 +88,124 @@ class EncodedCall(Value, frozen=True, kw_only=True):
         return len(self.body) + sum(len(data) for data in self.columns[2::3] if data is not None)
 
 
-def encode_command(call: Call, steps: Sequence[Step], settings: RecordingSettings) -> EncodedCommand:
+class CallFacts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What a record says of a call as it begins, taken out of the call: cheap to make, and to write as MessagePack."""
+
+    id: str
+    logical_id: str
+    replay_of: str | None
+    waited_for: str | None
+    session_id: str
+    trace_id: str
+    about: tuple[Any, ...]
+    """What most calls have in common, see `_about`."""
+    judged: tuple[Any, ...]
+    """What it was judged by, see `_judged`."""
+    why: str | None
+    idempotency_key: str | None
+    received_at: float
+    time_ns: int
+    params: Any
+    meta: Any
+    received: Any
+    """Its arguments, as received."""
+    forwarded: Any
+    """Its arguments, as forwarded; None where they are the same."""
+    changed: bool
+    obligations: Sequence[Obligation] = ()
+    hold_reasons: Sequence[HoldReason] = ()
+
+
+def facts_of(call: Call) -> CallFacts:
+    """What the record of a call says of its begin."""
+    entry, client, principal, snapshot = call.entry, call.client, call.principal, call.snapshot
+    changed = not _same(call.arguments, call.received_arguments)
+    return CallFacts(
+        id=call.id,
+        logical_id=call.logical_id,
+        replay_of=call.replay_of,
+        waited_for=call.waited_for,
+        session_id=call.session_id,
+        trace_id=call.trace_id,
+        about=(
+            call.method,
+            call.type,
+            call.target,
+            call.server,
+            call.name,
+            call.risk,
+            entry is not None and entry.idempotent,
+            principal.id,
+            principal.roles,
+            client.name,
+            client.version,
+            client.protocol_version,
+            client.transport,
+        ),
+        judged=(
+            snapshot.configuration_sha256,
+            snapshot.catalogue.revision,
+            call.view_sha256 or None,
+            snapshot.policy.revision,
+            entry.definition_sha256 if entry is not None else None,
+        ),
+        why=call.why,
+        idempotency_key=call.idempotency_key,
+        received_at=call.received_at,
+        time_ns=call.time_ns,
+        params=call.params,
+        meta=call.meta,
+        received=call.received_arguments,
+        forwarded=call.arguments if changed else None,
+        changed=changed,
+        obligations=call.obligations,
+        hold_reasons=call.hold_reasons,
+    )
+
+
+def recalled(facts: CallFacts) -> CallFacts:
+    """Facts that were read back, as they were: what were tuples are so again."""
+    return msgspec.structs.replace(
+        facts, about=tuple(tuple(part) if isinstance(part, list) else part for part in facts.about)
+    )
+
+
+def may_wait(facts: CallFacts, settings: RecordingSettings) -> bool:
+    """Whether the call may be written as it is, to be encoded later: nothing of it has to be erased, or be left out."""
+    return settings.arguments and not (settings.redact or facts.obligations or facts.hold_reasons)
+
+
+def may_hold_secrets(data: bytes) -> bool:
+    """Whether a value of the configuration's references may stand in these bytes, in which texts are plain UTF-8."""
+    return REGISTRY.may_be_in_raw(data)
+
+
+def encode_command(facts: CallFacts, steps: Sequence[Step], settings: RecordingSettings) -> EncodedCommand:
     """The command as received and as forwarded, redacted, with the policy's questions and answers so far."""
-    request = _request(call, steps, settings)
-    about, judged = _constant(call)
+    request = _request(facts, steps, settings)
     encoded = b'%s,%s,%s,%s,"obligations":%s,"hold_reasons":%s}' % (
         dump(
             {
-                "id": call.id,
-                "logical_id": call.logical_id,
-                "replay_of": call.replay_of,
-                "waited_for": call.waited_for,
-                "session_id": call.session_id,
-                "trace_id": call.trace_id,
+                "id": facts.id,
+                "logical_id": facts.logical_id,
+                "replay_of": facts.replay_of,
+                "waited_for": facts.waited_for,
+                "session_id": facts.session_id,
+                "trace_id": facts.trace_id,
             }
         )[:-1],
-        about,
+        _about(facts.about),
         dump(
             {
-                "why": call.why,
-                "idempotency_key": call.idempotency_key,
-                "received_at": call.received_at,
-                "time_ns": call.time_ns,
+                "why": facts.why,
+                "idempotency_key": facts.idempotency_key,
+                "received_at": facts.received_at,
+                "time_ns": facts.time_ns,
             }
         )[1:-1],
-        judged,
-        _obligations(call),
-        _hold_reasons(call),
+        _judged(facts.judged),
+        _obligations(facts.obligations),
+        _hold_reasons(facts.hold_reasons),
     )
     encoded = without_secrets(encoded)[0]
     return EncodedCommand(
@@ -123,34 +214,6 @@ def encode_command(call: Call, steps: Sequence[Step], settings: RecordingSetting
         trail=encode_trail(steps),
         steps=len(steps),
     )
-
-
-def _constant(call: Call) -> tuple[bytes, bytes]:
-    """The members of a command that most calls have in common, as JSON without braces; encoded once."""
-    entry, client, principal, snapshot = call.entry, call.client, call.principal, call.snapshot
-    about = (
-        call.method,
-        call.type,
-        call.target,
-        call.server,
-        call.name,
-        call.risk,
-        entry is not None and entry.idempotent,
-        principal.id,
-        principal.roles,
-        client.name,
-        client.version,
-        client.protocol_version,
-        client.transport,
-    )
-    judged = (
-        snapshot.configuration_sha256,
-        snapshot.catalogue.revision,
-        call.view_sha256 or None,
-        snapshot.policy.revision,
-        entry.definition_sha256 if entry is not None else None,
-    )
-    return _about(about), _judged(judged)
 
 
 @functools.lru_cache(1024)
@@ -179,19 +242,19 @@ def _judged(values: tuple[Any, ...]) -> bytes:
     return dump(dict(zip(names, values, strict=True)))[1:-1]
 
 
-def _obligations(call: Call) -> bytes:
-    if not call.obligations:
+def _obligations(obligations: Sequence[Obligation]) -> bytes:
+    if not obligations:
         return b"[]"
     return dump(
         [
             {"id": obligation.id, "paths": obligation.paths, "path": obligation.path, "max_bytes": obligation.max_bytes}
-            for obligation in call.obligations
+            for obligation in obligations
         ]
     )
 
 
-def _hold_reasons(call: Call) -> bytes:
-    if not call.hold_reasons:
+def _hold_reasons(reasons: Sequence[HoldReason]) -> bytes:
+    if not reasons:
         return b"[]"
     return dump(
         [
@@ -202,7 +265,7 @@ def _hold_reasons(call: Call) -> bytes:
                 "distinct": reason.distinct,
                 "source": reason.source,
             }
-            for reason in call.hold_reasons
+            for reason in reasons
         ]
     )
 
@@ -297,7 +360,7 @@ def encode_end(end: End, settings: RecordingSettings, begun: EncodedCommand | No
     Args:
         begun: what was encoded at its begin, so that the request is written as it was judged and hashed once.
     """
-    command = begun or encode_command(end.call, end.steps, settings)
+    command = begun or encode_command(facts_of(end.call), end.steps, settings)
     payloads = [command.request]
     response = _response(end.call, end.outcome, settings)
     if response is not None:
@@ -464,34 +527,34 @@ def question(decision: Mapping[str, Any], request: Mapping[str, Any]) -> dict[st
 def dump(value: Any) -> bytes:
     """JSON, compact. Beyond 64 bits integers stay exact; what is no JSON value becomes its text."""
     try:
-        return orjson.dumps(value, default=_plain)
+        return orjson.dumps(value, default=plain)
     except TypeError:
         pass  # keys that are no strings, or integers that are too big
     try:
-        return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(value, default=plain, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:
-        return json.dumps(_exact(value), ensure_ascii=True, separators=(",", ":"), default=_plain).encode()
+        return json.dumps(_exact(value), ensure_ascii=True, separators=(",", ":"), default=plain).encode()
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def _request(call: Call, steps: Sequence[Step], settings: RecordingSettings) -> Payload:
+def _request(facts: CallFacts, steps: Sequence[Step], settings: RecordingSettings) -> Payload:
     """`{params, meta, forwarded, decisions}`: as received, the arguments as forwarded where they differ, and what was asked
     of the policy and answered by it."""
-    raw_received, raw_forwarded = call.received_arguments, call.arguments
-    changed = not _same(raw_forwarded, raw_received)
-    clean = _Cleaner(settings.redact + _paths(call, "redact_arguments"), "arguments")
-    params = {key: value for key, value in call.params.items() if key != "arguments"}
+    changed, raw_received = facts.changed, facts.received
+    raw_forwarded = facts.forwarded if changed else raw_received
+    clean = _Cleaner(settings.redact + _paths(facts.obligations, "redact_arguments"), "arguments")
+    params = {key: value for key, value in facts.params.items() if key != "arguments"}
     try:
         received = clean(raw_received, "params.arguments") if settings.arguments else None
         forwarded = clean(raw_forwarded, "forwarded") if changed and settings.arguments else None
-        meta = clean(call.meta, "meta")
+        meta = clean(facts.meta, "meta")
         params = clean(params, "params")
         decisions: list[dict[str, Any]] = []
-        for step, facts in _judgements(steps):
+        for step, said in _judgements(steps):
             place = f"decisions.{len(decisions)}"
-            question = dict(facts["question"])
+            question = dict(said["question"])
             decision: dict[str, Any] = {"stage": step.stage}
             if "arguments" in question:
                 arguments = question.pop("arguments")
@@ -503,18 +566,18 @@ def _request(call: Call, steps: Sequence[Step], settings: RecordingSettings) -> 
                     decision["arguments"] = "forwarded"
                 else:
                     question["arguments"] = clean(arguments, f"{place}.question.arguments")
-            if _equal(question.get("meta"), call.meta):
+            if _equal(question.get("meta"), facts.meta):
                 del question["meta"]
                 decision["meta"] = True
             decision["question"] = clean(question, f"{place}.question")
-            decision["answer"] = clean.answer(facts.get("answer"), f"{place}.answer")
-            shadow = facts.get("shadow")
+            decision["answer"] = clean.answer(said.get("answer"), f"{place}.answer")
+            shadow = said.get("shadow")
             if _is_mapping(shadow) and "answer" in shadow:
                 decision["shadow"] = clean.answer(shadow["answer"], f"{place}.shadow")
             decisions.append(decision)
     except (Unredactable, GlobError):
-        return _unkept("request", len(dump(call.params)), ["params", "meta", "forwarded", "decisions"])
-    if "arguments" in call.params:
+        return _unkept("request", len(dump(facts.params)), ["params", "meta", "forwarded", "decisions"])
+    if "arguments" in facts.params:
         if settings.arguments:
             params = {**params, "arguments": received}
         else:
@@ -590,7 +653,7 @@ def _without_erased(body: bytes, call: Call, settings: RecordingSettings) -> byt
     for (`SecretRegistry.SHORTEST`).
     """
     erased = SecretRegistry()
-    globs = _Cleaner(settings.redact + _paths(call, "redact_arguments"), "arguments").globs
+    globs = _Cleaner(settings.redact + _paths(call.obligations, "redact_arguments"), "arguments").globs
     for arguments in (call.received_arguments, call.arguments):
         if not arguments or not globs:
             continue
@@ -687,7 +750,7 @@ def _exchange(call: Call, attempt: Attempt | None, settings: RecordingSettings) 
     if not settings.results:
         return _unkept("exchange", len(data), ["asks", "notifications"])
     # what a server asks or tells may repeat what it was sent, at any depth
-    paths = settings.redact + _paths(call, "redact_arguments") + _paths(call, "redact_result")
+    paths = settings.redact + _paths(call.obligations, "redact_arguments") + _paths(call.obligations, "redact_result")
     clean = _Cleaner([path if path.startswith("**") else f"**.{path}" for path in paths], "result")
     if paths:
         try:
@@ -790,10 +853,10 @@ def _is_error(result: bytes) -> bool:
     return isinstance(value, dict) and value.get("isError") is True
 
 
-def _paths(call: Call, obligation: str) -> tuple[str, ...]:
-    if not call.obligations:
+def _paths(obligations: Sequence[Obligation], obligation: str) -> tuple[str, ...]:
+    if not obligations:
         return ()
-    return tuple(path for each in call.obligations if each.id == obligation for path in each.paths)
+    return tuple(path for each in obligations if each.id == obligation for path in each.paths)
 
 
 def _equal(left: Any, right: Any) -> bool:
@@ -824,8 +887,8 @@ def load(data: bytes) -> Any:
     return json.loads(data) if _BIG_INTEGER.search(data) else orjson.loads(data)
 
 
-def _plain(value: Any) -> Any:
-    """What orjson cannot write by itself."""
+def plain(value: Any) -> Any:
+    """What serialisers cannot write by themselves, in what they can."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, set | frozenset):
@@ -835,7 +898,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-_encode_steps = msgspec.json.Encoder(enc_hook=_plain).encode
+_encode_steps = msgspec.json.Encoder(enc_hook=plain).encode
 
 
 def _exact(value: Any) -> Any:

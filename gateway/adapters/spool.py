@@ -8,6 +8,9 @@ a read, and its end, are appended to a file, one `write` each, in the caller's o
 them whatever becomes of the process. The journal has the ends committed many at a time, and a begin reaches the store only
 where its call lasts.
 
+Most begins are written as what is known of the call (`SpooledCall`), in MessagePack: to make the record's JSON of it takes
+four times as long for a single call, in the middle of everything else, as for one of many in a row, and is left for then.
+
 There are two files. One is appended to; what stands in the other is on its way into the store. When everything in it is
 committed, it is emptied, and they may change places:
 
@@ -27,6 +30,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+
+from gateway.adapters.records import CallFacts, plain
+from gateway.model.verdict import Step
 
 logger = logging.getLogger("gateway.journal")
 
@@ -52,6 +58,16 @@ class SpooledBegin(msgspec.Struct, frozen=True, array_like=True, tag="begin"):
     request: bytes | None
 
 
+class SpooledCall(msgspec.Struct, frozen=True, array_like=True, tag="call"):
+    """The same of a call whose record is not encoded yet."""
+
+    call_id: str
+    at: float
+    idempotent: bool
+    facts: CallFacts
+    steps: list[Step]
+
+
 class SpooledEnd(msgspec.Struct, frozen=True, array_like=True, tag="end"):
     """What is committed of a call that has its outcome."""
 
@@ -64,11 +80,18 @@ class SpooledEnd(msgspec.Struct, frozen=True, array_like=True, tag="end"):
     """Of `calls`, but for `seq`."""
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(SpooledBegin | SpooledEnd).decode
+Frame = SpooledBegin | SpooledCall | SpooledEnd
+
+_encode = msgspec.msgpack.Encoder(enc_hook=plain).encode
+_decode = msgspec.msgpack.Decoder(Frame).decode
 
 
-def _framed(frame: SpooledBegin | SpooledEnd) -> bytes:
+def framed(frame: Frame) -> bytes:
+    """A frame's bytes.
+
+    Raises:
+        TypeError, ValueError, OverflowError, RecursionError: it holds what MessagePack does not have.
+    """
     data = _encode(frame)
     checksum = zlib.crc32(data[:4096])  # of more than 5 KiB at once it lets other threads run
     for start in range(4096, len(data), 4096):
@@ -117,17 +140,17 @@ class Spool:
 
     def hold(self, frame: SpooledEnd) -> None:
         """Have the frame appended together with the next one."""
-        self._held.append(_framed(frame))
+        self._held.append(framed(frame))
 
-    def append(self, frame: SpooledBegin | None = None) -> None:
-        """Returns once the frame, and those held before it, would survive this process.
+    def append(self, frame: bytes | None = None) -> None:
+        """Returns once the frame (`framed`), and those held before it, would survive this process.
 
         Raises:
             OSError: it would not; the file is as before.
         """
         parts, self._held = self._held, []
         if frame is not None:
-            parts.append(_framed(frame))
+            parts.append(frame)
         at = self._at
         size, file = self._sizes[at], self._files[at]
         data = b"".join(parts if size else [self._title, *parts])
@@ -159,9 +182,9 @@ class Spool:
         os.ftruncate(self._files[number], 0)
         self._sizes[number] = 0
 
-    def frames(self) -> list[SpooledBegin | SpooledEnd]:
+    def frames(self) -> list[Frame]:
         """What a process before left in both files; of each file in order. What is torn, or another store's, is dropped."""
-        found: list[SpooledBegin | SpooledEnd] = []
+        found: list[Frame] = []
         for number, path in enumerate(self._paths):
             data = path.read_bytes()
             place = len(self._title) if data.startswith(self._title) else 0

@@ -15,7 +15,7 @@ from gateway.model.events import Event
 
 logger = logging.getLogger("gateway.events")
 
-GATHER_SECONDS: Final = 0.003
+GATHER_SECONDS: Final = 0.02
 """How long an event may wait for company on its way to those who hear later."""
 
 

@@ -77,8 +77,10 @@ class SecretRegistry:
         """As they stand in JSON text."""
         self._words: tuple[bytes, ...] = ()
         """What to look for in the bytes of JSON text; made when it is first needed."""
-        self._matcher: Any = None
-        """Finds any of them at once, where they are many."""
+        self._raw_words: tuple[bytes, ...] = ()
+        """The same for text in bytes that nothing escapes."""
+        self._matchers: dict[tuple[bytes, ...], Any] = {}
+        """Find any of so many words at once."""
 
     def add(self, value: str) -> None:
         """Take note of one value, also as it stands in a URL and in JSON that is itself a string of JSON.
@@ -93,7 +95,7 @@ class SecretRegistry:
                 self._values.update(json.dumps(stripped, ensure_ascii=ascii)[1:-1] for ascii in (True, False))
                 self._values.add(quote(stripped, safe="", errors="replace"))
         if len(self._values) != before:
-            self._words, self._matcher = (), None
+            self._words, self._raw_words, self._matchers = (), (), {}
             self._ordered = tuple(sorted(self._values, key=lambda value: (-len(value), value)))
             escaped = {json.dumps(value, ensure_ascii=ascii)[1:-1] for value in self._values for ascii in (True, False)}
             self._escaped = tuple(escaped)
@@ -132,20 +134,33 @@ class SecretRegistry:
             words = self._words = tuple(sorted(escaped))
         if b"\\" in data and (b"\\u" in data or b"\\/" in data):
             return True
+        return self._stands_in(words, data)
+
+    def may_be_in_raw(self, data: bytes) -> bool:
+        """May a known value stand in these bytes, in which texts are plain UTF-8 (MessagePack)?"""
+        if not self._values:
+            return False
+        words = self._raw_words
+        if not words:
+            words = self._raw_words = tuple(sorted({value.encode("utf-8", "replace") for value in self._values}))
+        return self._stands_in(words, data)
+
+    def _stands_in(self, words: tuple[bytes, ...], data: bytes) -> bool:
+        """Does one of the words stand in the data?"""
         if len(words) <= self.FEW:
             for word in words:  # noqa: SIM110 - a generator would cost more than the search
                 if word in data:
                     return True
             return False
-        matcher = self._matcher
+        matcher = self._matchers.get(words)
         if matcher is None:
             import re2  # commands that judge nothing do without
 
             options = re2.Options()
             options.encoding = re2.Options.Encoding.LATIN1  # bytes, whatever they mean
             matcher = re2.compile(b"|".join(map(re2.escape, words)), options)
-            if words is self._words:  # no other thread has added one meanwhile
-                self._matcher = matcher
+            if words is self._words or words is self._raw_words:  # no other thread has added one meanwhile
+                self._matchers[words] = matcher
         return matcher.search(data) is not None
 
     def __len__(self) -> int:

@@ -1,21 +1,29 @@
 """The spool: what is known of reads after `kill -9`, and what the files beside the store may hold."""
 
+import json
 import resource
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 
 from gateway.adapters import journal as journal_module
-from gateway.adapters import queries
+from gateway.adapters import queries, records
 from gateway.adapters.journal import SqlJournal, open_journal
+from gateway.adapters.spool import Frame, SpooledCall, framed
 from gateway.adapters.sqlite import read_only
-from gateway.model.call import Call, Risk
+from gateway.config.secrets import SecretRegistry
+from gateway.model.call import Call, Principal, Risk
 from gateway.model.errors import JournalUnavailable
-from gateway.model.recording import CallFilter, CallSummary
-from tests.journal.building import TestClock, a_call, begin, end
+from gateway.model.recording import CallFilter, CallSummary, RecordingSettings
+from gateway.model.verdict import Step
+from gateway.ports import Begin
+from tests.journal.building import STEPS, TestClock, a_call, begin, end
 from tests.running import until
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +55,11 @@ def spools(store: Path) -> list[Path]:
 
 def spooled(store: Path) -> bytes:
     return b"".join(file.read_bytes() for file in spools(store))
+
+
+def copy_files(store: Path, to: Path) -> None:
+    for file in store.parent.glob(f"{store.name}*"):
+        shutil.copy(file, to)
 
 
 async def after_kill(store: Path, *, ended: int, seconds: float) -> list[CallSummary]:
@@ -185,3 +198,93 @@ async def _works(journal: SqlJournal) -> None:
     await journal.end(end(call))
     assert await journal.read(queries.find_call, call.id) is not None
     assert (await journal.read(queries.verify)).fault is None
+
+
+# --- begins that are encoded later ---
+
+CANARY = 'canary "7f3a" of the vault'
+
+
+def everything(**changes: Any) -> Begin:
+    """A begin with all that a record says of one, but for what has to be erased."""
+    arguments = {"text": "h\u00e9", "n": 2**63, "f": 1.5, "deep": [{"a": None}, True]}
+    question = {"version": 1, "arguments": arguments, "meta": {}, "context": {"time_ns": 2**60, "recent": []}}
+    facts = {"question": question, "answer": {"allow": True}, "elapsed_us": 3}
+    call = a_call(
+        arguments=arguments,
+        meta={"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+        trace_id="0af7651916cd43dd8448eb211c80319c",
+        why="because",
+        waited_for="h-1",
+        replay_of="c-1",
+        principal=Principal(id="claude", roles=("reader", "auditor")),
+        **changes,
+    )
+    return begin(call, steps=(*STEPS, Step(stage="authorize", verdict="proceed", elapsed_us=5, facts=facts)))
+
+
+@pytest.mark.rule("journal.later")
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_is_read_back_of_a_begin_encodes_to_the_same_record(
+    changed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "random16", lambda: b"s" * 16)
+    begun = everything(**({"received_arguments": {"text": "before"}} if changed else {}))
+    facts, settings = records.facts_of(begun.call), RecordingSettings()
+    frame = SpooledCall(begun.call.id, begun.at, True, facts, list(begun.steps))
+    data = framed(frame)
+    again = msgspec.msgpack.decode(data[8:], type=Frame)
+    assert isinstance(again, SpooledCall)
+    before = records.encode_command(facts, begun.steps, settings)
+    after = records.encode_command(records.recalled(again.facts), again.steps, settings)
+    assert json.loads(after.command) == json.loads(before.command)
+    assert after == before
+
+
+@pytest.mark.rule("journal.later")
+@pytest.mark.parametrize("redact", [(), ("**.password",)])
+async def test_nothing_that_is_to_be_erased_comes_into_the_spool(
+    tmp_path: Path, redact: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = SecretRegistry()
+    monkeypatch.setattr(records, "REGISTRY", registry)
+    if not redact:
+        registry.add(CANARY)
+    store = tmp_path / "gateway.db"
+    async with open_journal(store, clock=TestClock(), settings=RecordingSettings(redact=redact)) as journal:
+        calls = [a_call(arguments={"password": CANARY}), a_call(arguments={"text": "plain"})]
+        for call in calls:
+            await journal.begin(begin(call))
+        said = spooled(store)
+        assert b"plain" in said
+        for form in (CANARY, json.dumps(CANARY)[1:-1]):
+            assert form.encode() not in said
+        for call in calls:
+            await journal.end(end(call))
+        found = await journal.read(queries.find_call, calls[0].id)
+        assert found is not None
+        assert "canary" not in json.dumps(found.payloads)
+
+
+@pytest.mark.rule("journal.later")
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        ({"n": 2**80}, RecordingSettings()),
+        ({"text": "x" * 2_000}, RecordingSettings(max_payload_bytes=1_000)),
+        ({"text": "x" * 2_000}, RecordingSettings(arguments=False)),
+    ],
+)
+async def test_a_begin_that_cannot_wait_is_encoded_at_once_and_survives_as_well(
+    tmp_path: Path, arguments: dict[str, Any], settings: RecordingSettings
+) -> None:
+    store, copy = tmp_path / "gateway.db", tmp_path / "copy"
+    copy.mkdir()
+    call = a_call(arguments=arguments)
+    async with open_journal(store, clock=TestClock(), settings=settings) as journal:
+        await journal.begin(begin(call))
+        assert b"xxxx" not in spooled(store)
+        copy_files(store, copy)
+        await journal.end(end(call))
+    async with open_journal(copy / "gateway.db", clock=TestClock()) as journal:
+        assert [found.id for found in journal.recovered] == [call.id]
