@@ -221,6 +221,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         return None if gateway is None else await gateway.channel(session_id)
 
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(events.deliver)  # the last ones' log lines
         journal = await stack.enter_async_context(
             open_journal(
                 store,
