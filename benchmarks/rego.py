@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Benchmark Rego decisions")
     parser.add_argument("--decisions", type=int, default=20_000)
     parser.add_argument("--no-opa", action="store_true")
-    options = parser.parse_args()
+    options, _ = parser.parse_known_args()  # scripts/bench passes the others' options too
     opa = None if options.no_opa else shutil.which("opa")
     for entries in (100, 10_000):
         _, ours = embedded(entries, options.decisions)

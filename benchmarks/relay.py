@@ -418,7 +418,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=(), help="parts of names")
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    arguments = parser.parse_args()
+    arguments, _ = parser.parse_known_args()  # scripts/bench passes the others' options too
     with contextlib.suppress(KeyboardInterrupt):
         figures = uvloop.run(run(Options(arguments.seconds, arguments.rounds, tuple(arguments.only))))
         if arguments.json is not None:

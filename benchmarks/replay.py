@@ -135,7 +135,7 @@ def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--calls", type=int, default=20_000)
-    wanted = parser.parse_args()
+    wanted, _ = parser.parse_known_args()  # scripts/bench passes the others' options too
     with tempfile.TemporaryDirectory() as directory:
         store = Path(directory) / "gateway.db"
         anyio.run(record, store, wanted.calls)

@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options, _ = parser.parse_known_args()  # scripts/bench passes the others' options too
     found = anyio.run(measured, options.calls)
     print("stage           admit µs  settle µs")
     for name, (admit, settle) in found.items():
