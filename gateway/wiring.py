@@ -395,10 +395,13 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         events.subscribe(lambda event: _count_refusal(refusals, event), CallEnded)
         runtime.acts = acts(runtime, refusals)
         events.subscribe(_for_servers(servers), SessionEnded, SubscriptionEnded, RootsChanged, LogLevelSet)
-        events.subscribe(
-            lambda event: authorize.recent.forget(event.session_id) if isinstance(event, SessionEnded) else None,
-            SessionEnded,
-        )
+
+        def session_ended(event: Event) -> None:
+            assert isinstance(event, SessionEnded)
+            authorize.recent.forget(event.session_id)
+            ledger.forget(cached.quotas(), event.session_id)
+
+        events.subscribe(session_ended, SessionEnded)
         _observe(runtime, stack)
         tasks.start_soon(_record_events, events, journal)
         tasks.start_soon(servers.run)

@@ -22,6 +22,9 @@ from gateway.model.value import Value
 
 SLOTS = 60
 
+SWEEP_SUBJECTS = 4_096
+"""Below so many counters none is looked for that could be forgotten."""
+
 MAX_KINDS = 10_000
 """Kinds of calls whose quotas are remembered."""
 
@@ -272,14 +275,36 @@ class Ledger:
         self._applying: dict[tuple[object, ...], tuple[Sequence[Quota], tuple[_Counter, ...]]] = {}
         self.started: dict[tuple[str, str], float] = {}
         """First call of a subject under a `wall_seconds` quota."""
+        self._sweep_at = SWEEP_SUBJECTS
+        """At so many subjects those of which nothing counts any more are forgotten."""
 
     def take(self, quotas: Sequence[Quota], call: Call, now: float) -> Exhausted | tuple[Taken, ...]:
         """Take from every quota that applies, or from none."""
         counters = self._counters(quotas, call)
+        if len(self.calls) + len(self.costs) > self._sweep_at:
+            self.sweep(quotas, now)
+            counters = self._counters(quotas, call)
         for counter in counters:
             if (refusal := self._exhausted(counter, call, now)) is not None:
                 return refusal
         return tuple([self._take(counter, call, now) for counter in counters])
+
+    def sweep(self, quotas: Sequence[Quota], now: float) -> None:
+        """Forget the subjects of these quotas of whose use nothing lies in the window any more: sessions come and go."""
+        for quota in quotas:
+            windows = (self.calls, quota.window), (self.costs, quota.budget.window if quota.budget else None)
+            for uses, window in windows:
+                if window is not None:
+                    for key in [key for key, use in uses.items() if key[0] == quota.id and not use.used(window, now)]:
+                        del uses[key]
+        self._applying.clear()  # it holds the uses that are gone
+        self._sweep_at = max(SWEEP_SUBJECTS, 2 * (len(self.calls) + len(self.costs)))
+
+    def forget(self, quotas: Sequence[Quota], session_id: str) -> None:
+        """A session has ended: under these quotas its time begins anew, should its name come back."""
+        for quota in quotas:
+            if quota.per == "session":
+                self.started.pop((quota.id, session_id), None)
 
     def _exhausted(self, counter: "_Counter", call: Call, now: float) -> Exhausted | None:
         """The first of the quota's limits that has no room for the call."""
@@ -387,7 +412,7 @@ class Ledger:
             else:
                 del self.flying[key]
         if taken.calls and not executed and taken.quota.window is not None:
-            self.calls[key].add(taken.quota.window, taken.at, -1)
+            _of(self.calls, key).add(taken.quota.window, taken.at, -1)
         budget = taken.quota.budget
         if budget is None:
             return 0.0

@@ -180,3 +180,64 @@ def test_a_sessions_wall_clock_ends_it_for_good() -> None:
 def test_a_quota_applies_where_all_its_globs_fit(match: dict[str, str], fits: bool) -> None:
     request = call(tool("git_commit", "git", Risk.WRITE), principal=Principal(id="claude", roles=("reader", "x")))
     assert applies(Quota(name="q", match=match), request) is fits
+
+
+@pytest.mark.rule("quota.forgotten")
+def test_sessions_that_come_and_go_leave_no_counters_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.decide.quota.SWEEP_SUBJECTS", 50)
+    ledger, now = Ledger(), 1_795_205_460.0
+    quotas = (
+        rate(3, Window(seconds=60.0), per="session"),
+        Quota(name="cost", per="session", budget=Budget(unit="usd", amount=5, window=HOUR, cost="result.c", reserve=1)),
+    )
+    most = 0
+    for number in range(2_000):
+        now += 10.0
+        assert not isinstance(ledger.take(quotas, call(tool(), session_id=f"s-{number}"), now), Exhausted)
+        most = max(most, len(ledger.calls) + len(ledger.costs))
+    # A minute's and an hour's worth of sessions count at any time, and twice as many are kept at most.
+    assert most < 800, "of 4,000"
+
+
+@pytest.mark.rule("quota.forgotten")
+@settings(max_examples=100, deadline=None)
+@given(
+    gaps=st.lists(st.floats(0.0, 40.0), min_size=1, max_size=60),
+    sessions=st.lists(st.integers(0, 3), min_size=60, max_size=60),
+)
+def test_what_is_forgotten_changes_no_decision(gaps: list[float], sessions: list[int]) -> None:
+    quotas = (rate(3, Window(seconds=60.0), per="session"), rate(7, Window(seconds=100.0), name="all", per="gateway"))
+    swept, kept, now = Ledger(), Ledger(), 1_795_205_460.0
+    for gap, session in zip(gaps, sessions, strict=False):
+        now += gap
+        swept.sweep(quotas, now)
+        request = call(tool(), session_id=f"s-{session}")
+        one, other = (ledger.take(quotas, request, now) for ledger in (swept, kept))
+        assert isinstance(one, Exhausted) == isinstance(other, Exhausted)
+        if isinstance(one, Exhausted) and isinstance(other, Exhausted):
+            assert one == other
+
+
+@pytest.mark.rule("quota.forgotten")
+def test_a_call_that_outlasts_its_window_is_given_back_all_the_same() -> None:
+    ledger, quota = Ledger(), rate(1, Window(seconds=60.0))
+    taken = take(ledger, quota, 1_000_000.0)
+    assert isinstance(taken, Taken)
+    ledger.sweep([quota], 1_000_200.0)
+    ledger.settle(taken, executed=False, cost=None)
+    assert isinstance(take(ledger, quota, 1_000_200.0), Taken)
+    assert isinstance(take(ledger, quota, 1_000_200.0), Exhausted)
+
+
+@pytest.mark.rule("quota.forgotten")
+def test_a_session_s_time_begins_anew_after_its_end_and_nobody_else_s() -> None:
+    ledger = Ledger()
+    per_session = Quota(name="time", per="session", wall_seconds=10)
+    per_agent = Quota(name="time", per="agent", wall_seconds=10)
+    request = call(tool(), session_id="ada", principal=Principal(id="ada", roles=()))
+    for quota in (per_session, per_agent):
+        take(ledger, quota, 100.0, request)
+        assert isinstance(take(ledger, quota, 111.0, request), Exhausted)
+    ledger.forget([per_session, per_agent], "ada")
+    assert isinstance(take(ledger, per_session, 112.0, request), Taken)
+    assert isinstance(take(ledger, per_agent, 112.0, request), Exhausted), "a session may be named like its agent"
