@@ -18,7 +18,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -349,12 +349,20 @@ async def attend(
     client = ClientEnd(read, write)
     stop = anyio.Event()
     pumping = asyncio.create_task(client.pump(stop), name="client")
-    talk = Conversation()
+    attendance = _Attendance(
+        store=store,
+        configuration=configuration,
+        key=key,
+        agent=agent,
+        build=build,
+        commands=commands,
+        client=client,
+        talk=Conversation(),
+        max_request_bytes=max_request_bytes,
+    )
     try:
         with on_signals(lambda _: stop.set()):
-            await _served(
-                store, configuration, key, agent, build, commands, client, talk, max_request_bytes=max_request_bytes
-            )
+            await attendance.serve()
     except BaseExceptionGroup as group:
         raise _alone(group) from group
     finally:
@@ -363,63 +371,101 @@ async def attend(
         await asyncio.wait([pumping])
 
 
-async def _served(
-    store: Path,
-    configuration: Path,
-    key: str | None,
-    agent: str | None,
-    build: Callable[[], AbstractAsyncContextManager[Built]],
-    commands: Callable[[Built], Commands],
-    client: ClientEnd,
-    talk: Conversation,
-    *,
-    max_request_bytes: int,
-) -> None:
-    """As the owner or through one, whoever it is at the time, until the client closes its end. See `attend`."""
-    session_id = new_id()
-    until = anyio.current_time() + FIND_SECONDS
-    while True:
-        with _owned(store) as owned:
-            if owned:
-                await _own(store, configuration, key, agent, build, commands, client, talk, session_id)
-                return
-        streams = await ownership.join(store)
-        if streams is None:
-            if anyio.current_time() > until:
-                raise StoreBusy(f"the store {store} is in use by {ownership.owner(store)}, which serves nobody")
-            await anyio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
-            continue
-        reader, writer = streams
-        try:
-            joined = _Joined(reader, writer, client, talk, max_request_bytes)
-            if not await joined.begin(_hello(configuration, key, agent, session_id, talk.opening)):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attendance:
+    """One client served by this process, as `attend` is told to."""
+
+    store: Path
+    configuration: Path
+    key: str | None
+    agent: str | None
+    build: Callable[[], AbstractAsyncContextManager[Built]]
+    commands: Callable[[Built], Commands]
+    client: ClientEnd
+    talk: Conversation
+    max_request_bytes: int
+    session_id: str = field(default_factory=new_id)
+
+    async def serve(self) -> None:
+        """As the owner or through one, whoever it is at the time, until the client closes its end."""
+        until = anyio.current_time() + FIND_SECONDS
+        while True:
+            with _owned(self.store) as owned:
+                if owned:
+                    await self._own()
+                    return
+            streams = await ownership.join(self.store)
+            if streams is None:
                 if anyio.current_time() > until:
-                    raise StoreBusy(f"{ownership.owner(store)} uses the store {store}, and does not answer")
+                    raise StoreBusy(
+                        f"the store {self.store} is in use by {ownership.owner(self.store)}, which serves nobody"
+                    )
                 await anyio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
                 continue
-            if await joined.relay():
+            reader, writer = streams
+            try:
+                joined = _Joined(reader, writer, self.client, self.talk, self.max_request_bytes)
+                if not await joined.begin(self._hello()):
+                    if anyio.current_time() > until:
+                        raise StoreBusy(
+                            f"{ownership.owner(self.store)} uses the store {self.store}, and does not answer"
+                        )
+                    await anyio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
+                    continue
+                if await joined.relay():
+                    return
+            finally:
+                writer.close()
+            logger.info("the store's owner has gone; looking for the next one")
+            until = anyio.current_time() + FIND_SECONDS
+            if not await self._told_what_is_lost():
                 return
-        finally:
-            writer.close()
-        logger.info("the store's owner has gone; looking for the next one")
-        until = anyio.current_time() + FIND_SECONDS
-        if not await _lost(client, talk):
-            return
 
+    async def _own(self) -> None:
+        """Be the owner until this process's own client closes its end."""
+        with ownership.listening(self.store) as listener:
+            async with self.build() as built:
+                principal = built.gateway.authenticate(self.key)
+                if principal is None or (self.agent is not None and self.agent != principal.id):
+                    raise OwnerRefused("the agent's key is not valid")
+                async with serving_others(listener, built, self.commands(built), self.configuration):
+                    await serve_connection(
+                        built.gateway,
+                        principal,
+                        self.client.read,
+                        self._write,
+                        settings=built.edge,
+                        session_id=self.session_id,
+                        opening=self.talk.opening,
+                    )
 
-def _hello(
-    configuration: Path, key: str | None, agent: str | None, session_id: str, opening: bytes | None
-) -> dict[str, Any]:
-    """What a joiner says of itself (`gateway.owner`)."""
-    return {
-        "gateway": VERSION,
-        "kind": "agent",
-        "key": key,
-        "agent": agent,
-        "configuration": str(configuration.resolve()),
-        "session_id": session_id,
-        "opening": opening.decode() if opening is not None else None,
-    }
+    async def _write(self, text: bytes) -> None:
+        """To the client, of this process as the owner; but for what only takes up the conversation."""
+        if not self.talk.awaits_own_answers or self.talk.received(text):
+            await self.client.write(text)
+
+    def _hello(self) -> dict[str, Any]:
+        """What a joiner says of itself (`gateway.owner`)."""
+        opening = self.talk.opening
+        return {
+            "gateway": VERSION,
+            "kind": "agent",
+            "key": self.key,
+            "agent": self.agent,
+            "configuration": str(self.configuration.resolve()),
+            "session_id": self.session_id,
+            "opening": opening.decode() if opening is not None else None,
+        }
+
+    async def _told_what_is_lost(self) -> bool:
+        """Answer what is in doubt, and prepare what the next owner hears first. False where the client is gone as well."""
+        to_client, self.client.prelude = self.talk.lost()
+        try:
+            for text in to_client:
+                await self.client.write(text)
+        except OSError:
+            return False
+        return True
 
 
 def _alone(group: BaseExceptionGroup[Any]) -> BaseException:
@@ -440,51 +486,6 @@ def _owned(store: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-async def _own(
-    store: Path,
-    configuration: Path,
-    key: str | None,
-    agent: str | None,
-    build: Callable[[], AbstractAsyncContextManager[Built]],
-    commands: Callable[[Built], Commands],
-    client: ClientEnd,
-    talk: Conversation,
-    session_id: str,
-) -> None:
-    """Be the owner until this process's own client closes its end."""
-    with ownership.listening(store) as listener:
-        async with build() as built:
-            principal = built.gateway.authenticate(key)
-            if principal is None or (agent is not None and agent != principal.id):
-                raise OwnerRefused("the agent's key is not valid")
-            async with serving_others(listener, built, commands(built), configuration):
-
-                async def write(text: bytes) -> None:
-                    if not talk.awaits_own_answers or talk.received(text):
-                        await client.write(text)
-
-                await serve_connection(
-                    built.gateway,
-                    principal,
-                    client.read,
-                    write,
-                    settings=built.edge,
-                    session_id=session_id,
-                    opening=talk.opening,
-                )
-
-
-async def _lost(client: ClientEnd, talk: Conversation) -> bool:
-    """Answer what is in doubt, and prepare what the next owner hears first. False where the client is gone as well."""
-    to_client, client.prelude = talk.lost()
-    try:
-        for text in to_client:
-            await client.write(text)
-    except OSError:
-        return False
-    return True
 
 
 class _Joined:
