@@ -17,6 +17,7 @@ from gateway.model.call import Principal
 from gateway.model.refusal import Code
 from gateway.model.verdict import Completed, Held, Refused
 from tests.console.serving import AGENT_KEY, CLAUDE, Served, scripted, serving, sha256, table
+from tests.edge.serving import modern_request
 from tests.gateway_process import PROGRAM, configure
 from tests.running import ALLOW, OPERATORS, execute, server_table, until
 
@@ -278,6 +279,47 @@ async def test_a_client_whose_user_takes_their_time_learns_what_was_decided_mean
             result = await client.call_tool("s__pay", HELD)
             assert result.content == [types.TextContent(text="paid")]
             assert len(server.effects("paid")) == 1
+
+
+@pytest.mark.rule("hold.elicited")
+@pytest.mark.parametrize("forged", ["tampered", "another agent's", "of other arguments", "used before"])
+async def test_a_question_is_answered_by_who_was_asked_with_the_state_that_was_given_out(
+    tmp_path: Path, forged: str
+) -> None:
+    """2026-07-28, spoken by hand: an approval cannot be had with a state that is not this very call's."""
+    server = scripted(tmp_path)
+    text = with_approver(table(server, approvals="inline_wait_seconds = 0.1", more=OTHER))
+    async with serving(tmp_path, text) as served:
+
+        async def put(arguments: Any, key: str = AGENT_KEY, **more: Any) -> tuple[int, dict[str, Any]]:
+            body, about = modern_request(
+                "tools/call", {"name": "s__pay", "arguments": arguments, **more}, capabilities={"elicitation": {}}
+            )
+            about |= {"authorization": f"Bearer {key}", "accept": "application/json"}
+            async with served.client.post(f"{served.base}/mcp", json=body, headers=about) as answer:
+                return answer.status, await answer.json()
+
+        _, asked = await put(HELD)
+        result = asked["result"]
+        assert result["resultType"] == "input_required"
+        state, (question,) = result["requestState"], result["inputRequests"]
+        responses = {question: {"action": "accept", "content": {}}}
+        key, arguments = AGENT_KEY, HELD
+        match forged:
+            case "tampered":
+                middle = len(state) // 2
+                state = state[:middle] + ("A" if state[middle] != "A" else "B") + state[middle + 1 :]
+            case "another agent's":
+                key = OTHER_KEY
+            case "of other arguments":
+                arguments = {**HELD, "amount": 120_000}
+            case _:
+                await put(HELD, requestState=state, inputResponses={question: {"action": "cancel"}})
+        _, said = await put(arguments, key, requestState=state, inputResponses=responses)
+        assert said["error"]["code"] == -32602
+        assert "requestState" in said["error"]["message"]
+        assert server.effects("paid") == []
+        assert {hold.state for hold in served.runtime.book.all()} == {HoldState.PENDING}
 
 
 @pytest.mark.rule("hold.never-the-agent")
