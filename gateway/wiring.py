@@ -336,6 +336,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
                     ledger=ledger,
                     stop=put_stop,
                     clock=clock,
+                    met=hold_stage.met,
                 ),
                 validate=Validate(),
                 authorize=authorize,

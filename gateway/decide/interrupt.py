@@ -7,7 +7,7 @@ What a rule watches for (`when`), at the moment a call arrives, the call itself 
 | `identical_calls` | the same tool was called with the same arguments n times                      |
 | `calls`           | n calls were made                                                             |
 | `distinct_tools`  | n different tools were called                                                 |
-| `first_seen_tool` | the subject has never called this tool before                                 |
+| `first_seen_tool` | the subject has never called this tool before; with `hold`: never used it     |
 | `sequence`        | calls matched the globs one after another (others may lie between), this last |
 | `failures`        | n calls failed (before this one)                                              |
 | `result_bytes`    | results had n bytes together (before this one)                                |
@@ -53,6 +53,11 @@ class Rule:
     for_seconds: float | None = None
     """How long a pause lasts; None: until an operator resumes."""
     reason: str = ""
+
+    @property
+    def learns(self) -> bool:
+        """Whether a tool is known only once it was used: a call that waits for a person's word is not yet a use."""
+        return self.kind == "first_seen_tool" and self.then == "hold"
 
 
 class Arrival(Value, frozen=True, kw_only=True):
@@ -116,7 +121,8 @@ class Watch:
             case "first_seen_tool":
                 tool = f"{arrival.server}/{arrival.tool}"
                 new = tool not in self.seen
-                self.seen.add(tool)
+                if not rule.learns:
+                    self.seen.add(tool)
                 return new
             case "sequence":
                 return self._advance(arrival.server, arrival.tool, now, since)
@@ -150,6 +156,10 @@ class Watch:
                         self.results.popleft()
             case _:
                 pass
+
+    def used(self, server: str, tool: str) -> None:
+        """Take in that a tool was used, or may have been, for a rule that learns."""
+        self.seen.add(f"{server}/{tool}")
 
     def _recent(self, since: float) -> int:
         """How many of `times` lie within; never more than count are kept."""

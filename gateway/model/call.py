@@ -126,6 +126,9 @@ class Call(Value, frozen=True, kw_only=True):
     """Of the kept document of what this principal could see; set by `resolve`, empty where nothing is kept."""
     waited_for: str | None = None
     """The hold that this call waited for in-band: it is the same call of the agent, asked again now."""
+    apart: bool = False
+    """It waits for a person's approval, polls for it or was released by it, and so counts neither in interrupts nor in
+    `recent`. Set by `interrupt`."""
     approval: Mapping[str, Any] | None = None
     """What `context.approval` of the policy question says: the approval that this exact call has. Set by `resolve`."""
     obligations: tuple["Obligation", ...] = ()

@@ -79,12 +79,13 @@ class RecentCalls:
         return tuple(self._calls.get(session_id, ()))
 
     def note(self, call: Call, outcome: Outcome) -> None:
-        """Remember how a call ended. One that is held has not ended; one that an approval released does not count.
+        """Remember how a call ended. One that is held has not ended; one that an approval released, or that picked an outcome
+        up, does not count.
 
         `outcome` is `completed`, `error` (the tool's own), `refused`, `failed` or `in_doubt`; `code` is the gateway's, or
         null.
         """
-        if call.approval is not None:
+        if call.apart or call.approval is not None:
             return
         said: tuple[str, str | None]
         match outcome:

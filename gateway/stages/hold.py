@@ -14,6 +14,10 @@ from gateway.model.refusal import Code
 from gateway.model.verdict import PROCEED, Answer, Outcome, Park, Proceed, Refuse, Verdict
 from gateway.ports import Clock, HoldBook, Settlement
 
+DECIDED = frozenset({HoldState.DENIED, HoldState.CLAIMED, HoldState.DONE})
+"""States that hold for the next identical call also where nothing would hold it by now: a person said no, or it runs, or it
+ran and its outcome was not told yet."""
+
 
 class Holds:
     """Parks calls that a person has to approve, and lets approved ones through.
@@ -28,12 +32,15 @@ class Holds:
         self._book, self._server, self._clock = book, server, clock
         self._claims: dict[str, str] = {}
         """Call id to the hold that it claimed."""
+        self._looked_up = ("", "")
+        """Of the call that was last asked for: its id and its lookup digest."""
 
     async def admit(self, call: Call) -> Verdict:
-        if not call.hold_reasons:
+        if call.hold_reasons:
+            hold = self._book.live(self._lookup(call))
+        elif (hold := self.met(call)) is None or hold.state not in DECIDED:
             return PROCEED
         binding = self._binding(call)
-        hold = self._book.live(binding.lookup)
         if hold is None:
             return await self._open(call, binding)
         match hold.state:
@@ -53,7 +60,7 @@ class Holds:
             case HoldState.DONE:
                 if (outcome := await self._book.take_outcome(hold)) is not None:
                     return Answer(outcome=outcome, facts={"hold": hold.id, "claimed_by": hold.claimed_by})
-                return await self._open(call, binding)
+                return await self._open(call, binding) if call.hold_reasons else PROCEED
             case HoldState.APPROVED:
                 return await self._use(call, hold, binding)
             case HoldState.EXPIRED | HoldState.VOID | HoldState.LAPSED:
@@ -73,10 +80,12 @@ class Holds:
 
     def approval(self, call: Call) -> Hold | None:
         """The approval that this exact call has, for `resolve`: None in the common case, without a digest."""
-        if not self._book.has_had(call.principal.id):
-            return None
-        hold = self._book.live(self._lookup(call))
+        hold = self.met(call)
         return hold if hold is not None and hold.state is HoldState.APPROVED else None
+
+    def met(self, call: Call) -> Hold | None:
+        """The hold that this exact call meets: None in the common case, without a digest."""
+        return self._book.live(self._lookup(call)) if self._book.has_had(call.principal.id) else None
 
     # --- parts ---
 
@@ -163,9 +172,13 @@ class Holds:
         )
 
     def _lookup(self, call: Call) -> str:
-        return lookup_digest(
-            principal=call.principal.id, server=call.server, tool=call.name, arguments=call.received_arguments
-        )
+        call_id, digest = self._looked_up
+        if call_id != call.id:
+            digest = lookup_digest(
+                principal=call.principal.id, server=call.server, tool=call.name, arguments=call.received_arguments
+            )
+            self._looked_up = call.id, digest
+        return digest
 
     def _now(self) -> float:
         return self._clock.time_ns() / 1e9

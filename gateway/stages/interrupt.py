@@ -1,7 +1,11 @@
 """Stage 2: is the gateway, agent, session, server or tool stopped; is a declared interrupt met; what merely arrives counts.
 
 A rule's `hold` becomes a reason for the hold stage. A rule's pause or kill is put in force at once, recorded, and stops
-this very call. Calls that wait for approval, poll for it, or were released by it do not count again.
+this very call.
+
+A call that waits for a person's approval, polls for it or was released by it is the call that came first, once more: it does
+not count again, and what a rule held stays held for it, whatever the rule would say by now. A repetition of what a person
+denied counts, and meets the denial.
 """
 
 import hashlib
@@ -11,13 +15,14 @@ from typing import assert_never
 
 import orjson
 
+from gateway.decide.hold import LIVE, Hold, HoldState
 from gateway.decide.interrupt import Arrival, Ending, Rule, Watch
 from gateway.decide.pause import Stop, Stops, client_key
 from gateway.decide.quota import Exhausted, Ledger, Quota
 from gateway.model.call import Call, HoldReason, TargetType
 from gateway.model.refusal import Code
 from gateway.model.value import replace
-from gateway.model.verdict import PROCEED, Completed, Failed, Held, Outcome, Proceed, Refuse, Refused, Verdict
+from gateway.model.verdict import PROCEED, Completed, Failed, Held, Outcome, Proceed, Refuse, Refused, Verdict, executed
 from gateway.ports import Clock, Settlement
 from gateway.stages.quota import refused
 
@@ -25,7 +30,11 @@ MAX_SUBJECTS = 10_000
 """Sessions and agents whose state a rule keeps; the least recent are forgotten first."""
 
 
+PENDING_OR_USED = LIVE - {HoldState.DENIED}
+"""States of a hold in which the next identical call waits for it, is released by it, or picks its outcome up."""
+
 HEAR_ENDINGS = frozenset({"failures", "result_bytes", "repeated_result"})
+"""The kinds of rules that need to know how calls ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +49,8 @@ class Watching:
     """Whether any asks for the digest of a call."""
     result: bool
     """Whether any asks for the digest of a result."""
-
-
-"""The kinds of rules that need to know how calls ended."""
+    learning: tuple[Watch, ...]
+    """Those that hold a tool until it was used."""
 
 
 class Interrupt:
@@ -53,6 +61,7 @@ class Interrupt:
         rules: the declared interrupts, as configured now.
         quotas: those with `count = "arrived"` are counted here, before anything can refuse.
         stop: puts a pause or kill in force: durable, recorded, calls in flight cancelled on a kill.
+        met: the hold that this exact call meets, if any.
     """
 
     name = "interrupt"
@@ -66,9 +75,10 @@ class Interrupt:
         ledger: Ledger,
         stop: Callable[[Stop], None],
         clock: Clock,
+        met: Callable[[Call], Hold | None] = lambda call: None,
     ) -> None:
         self._stops, self._rules, self._quotas, self._ledger = stops, rules, quotas, ledger
-        self._stop, self._clock = stop, clock
+        self._stop, self._clock, self._hold = stop, clock, met
         self._states: dict[tuple[Rule, str], Watch] = {}
         self._watches: dict[tuple[str, str], Watching] = {}
         self._picked: tuple[Sequence[Quota], tuple[Quota, ...]] = ((), ())
@@ -77,27 +87,52 @@ class Interrupt:
         now = self._clock.time_ns() / 1e9
         if (stop := self._stops.stopping(call, now)) is not None:
             return stopped(stop, now)
-        arrived = self._arrived()
+        # A call that waited in-band has arrived once, before it waited.
+        arrived = self._arrived() if call.waited_for is None else ()
         if arrived and isinstance(taken := self._ledger.take(arrived, call, now), Exhausted):
             return refused(taken)
         rules = self._rules()
+        if (hold := self._hold(call)) is not None:
+            return self._once_more(call, hold, rules, now)
         if not rules or call.type is not TargetType.TOOL:
             return PROCEED
-        watching = self._watching(rules, call)
-        digest = identity(call) if watching.identity else b""
-        arrival = Arrival(at=now, server=call.server, tool=call.name, digest=digest)
-        met = [watch.rule for watch in watching.watches if watch.arrive(arrival)]
+        met = self._arrive(rules, call, now)
         return self._met(met, call, now) if met else PROCEED
 
     async def settle(self, call: Call, outcome: Outcome) -> Settlement | None:
         if call.type is not TargetType.TOOL or not (rules := self._rules()):
             return None
         watching = self._watching(rules, call)
-        if watching.hearing:
+        if watching.hearing and not call.apart:
             ending = _ending(outcome, self._clock.time_ns() / 1e9, digest=watching.result)
             for watch in watching.hearing:
                 watch.end(ending)
+        if watching.learning and executed(outcome) != "no":
+            for watch in watching.learning:
+                watch.used(call.server, call.name)
         return None
+
+    def _once_more(self, call: Call, hold: Hold, rules: Sequence[Rule], now: float) -> Verdict:
+        """A call that meets a hold: the reasons that rules gave for it are reasons still, as long as they are configured."""
+        waited = call.waited_for == hold.id
+        if not waited and hold.state not in LIVE:
+            kept: tuple[HoldReason, ...] = ()
+        else:
+            sources = {f"interrupt:{rule.name}" for rule in rules if rule.then == "hold"}
+            kept = tuple(reason for reason in hold.reasons if reason.source in sources)
+        apart = waited or hold.state in PENDING_OR_USED
+        if kept or apart:
+            call = replace(call, apart=apart, hold_reasons=(*call.hold_reasons, *kept))
+        if not apart and rules and call.type is TargetType.TOOL and (met := self._arrive(rules, call, now)):
+            return self._met(met, call, now)
+        return Proceed(call=call)
+
+    def _arrive(self, rules: Sequence[Rule], call: Call, now: float) -> list[Rule]:
+        """Take a call in; the rules that it meets."""
+        watching = self._watching(rules, call)
+        digest = identity(call) if watching.identity else b""
+        arrival = Arrival(at=now, server=call.server, tool=call.name, digest=digest)
+        return [watch.rule for watch in watching.watches if watch.arrive(arrival)]
 
     def _arrived(self) -> tuple[Quota, ...]:
         """The quotas that count what merely arrives; picked once a configuration."""
@@ -109,9 +144,12 @@ class Interrupt:
     def _met(self, met: Sequence[Rule], call: Call, now: float) -> Verdict:
         """What the rules that are met ask for: the first that stops the call stops it, holds are gathered."""
         holds: list[HoldReason] = []
+        known = {held.source for held in call.hold_reasons}
         for rule in met:
             reason = rule.reason or f"the interrupt {rule.name!r} is met"
             match rule.then:
+                case "hold" if f"interrupt:{rule.name}" in known:
+                    pass
                 case "hold":
                     holds.append(HoldReason(code=rule.name, reason=reason, source=f"interrupt:{rule.name}"))
                 case "deny":
@@ -158,6 +196,7 @@ class Interrupt:
                 hearing=tuple(watch for watch in made if watch.rule.kind in HEAR_ENDINGS),
                 identity=any(watch.rule.kind == "identical_calls" for watch in made),
                 result=any(watch.rule.kind == "repeated_result" for watch in made),
+                learning=tuple(watch for watch in made if watch.rule.learns),
             )
             if len(self._watches) > MAX_SUBJECTS:
                 del self._watches[next(iter(self._watches))]
