@@ -111,6 +111,10 @@ class PolicyDirectory:
             if not lock.statistics().tasks_waiting:
                 self._locks.pop(key, None)
 
+    def permits(self, principal: Principal, entry: Entry) -> bool:
+        """As the port says."""
+        return permitted(principal, entry)
+
     async def _make(self, snapshot: Snapshot, principal: Principal, key: _Key) -> View:
         catalogue = snapshot.catalogue
         entries = [entry for entry in _all(catalogue) if permitted(principal, entry)]

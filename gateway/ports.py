@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from gateway.decide.hold import Binding, Hold, Operator
 from gateway.model.call import Call, Principal
 from gateway.model.events import Event
-from gateway.model.snapshot import Snapshot, View
+from gateway.model.snapshot import Entry, Snapshot, View
 from gateway.model.value import Value
 from gateway.model.value import field as value_field
 from gateway.model.verdict import Facts, Outcome, Step, Verdict, Write
@@ -154,6 +154,10 @@ class Directory(Protocol):
 
         A policy that fails hides everything (and the failure is reported as an event): uncertain is refused.
         """
+        ...
+
+    def permits(self, principal: Principal, entry: Entry) -> bool:
+        """Whether the principal's configuration lets it use an item that no list names, such as a linked resource."""
         ...
 
 

@@ -86,9 +86,13 @@ class ServerSettings:
 
     def permits(self, type: str, name: str) -> bool:
         """Does `allow`/`deny` let a `tool`, `prompt` or `resource` of this name (or URI) be offered?"""
-        if any(glob.matches(type, name) for glob in self.deny):
+        if self.denies(type, name):
             return False
         return self.allow is None or any(glob.matches(type, name) for glob in self.allow)
+
+    def denies(self, type: str, name: str) -> bool:
+        """Does `deny` name it?"""
+        return any(glob.matches(type, name) for glob in self.deny)
 
     def tool(self, name: str) -> ToolSettings:
         """The effective settings of one tool: its own table, else the first glob in file order that matches, else the server's."""

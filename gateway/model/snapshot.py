@@ -69,6 +69,18 @@ class RemovedEntry:
     reason: str
 
 
+class Offers(Protocol):
+    """What the configuration's `allow` and `deny` say of anything by its name or URI, whether a list names it or not."""
+
+    def permits(self, type: str, name: str) -> bool:
+        """Whether it may be offered."""
+        ...
+
+    def denies(self, type: str, name: str) -> bool:
+        """Whether `deny` names it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerCatalogue:
     """What one tool server offers, as last heard from it."""
@@ -88,6 +100,8 @@ class ServerCatalogue:
     server_info: Mapping[str, Any] = field(default_factory=dict)
     prototype: Entry | None = None
     """What the configuration says of anything of this server that no list names (a linked resource, an extension's method)."""
+    offers: Offers | None = field(default=None, compare=False, repr=False)
+    """None: everything is offered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

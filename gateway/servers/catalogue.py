@@ -188,6 +188,7 @@ class Builder:
             protocol_version=listing.protocol_version,
             server_info=listing.server_info,
             prototype=prototype(settings),
+            offers=settings,
         )
 
     def _entry(

@@ -167,7 +167,11 @@ class ToolServer:
         self._builder = Builder()
         self._listing = Listing()
         self._catalogue = ServerCatalogue(
-            server=settings.name, available=False, reason="not reached yet", prototype=prototype(settings)
+            server=settings.name,
+            available=False,
+            reason="not reached yet",
+            prototype=prototype(settings),
+            offers=settings,
         )
         self._era: Era | None = around.era
         self._slots: dict[LinkKey, _Slot] = {}

@@ -2,7 +2,8 @@
 
 It looks only into the principal's view, the one that lists are made from, so a hidden item and an unknown one are the
 same to an agent, byte for byte. A resource belongs to the server that lists its URI, else to the one whose result linked
-it in this session, else to the longest matching template; a tie or none is -32602.
+it in this session, else to the longest matching template; a tie or none is -32602. What the configuration's `deny` names is
+read by no link and no template either, however its URI is written.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 import re2
@@ -20,7 +22,7 @@ from gateway.decide.own import SERVER as OWN_SERVER
 from gateway.model.call import Call, HoldReason, Method, Risk, TargetType
 from gateway.model.events import Event, SessionEnded
 from gateway.model.refusal import Code
-from gateway.model.snapshot import Entry, Snapshot, View
+from gateway.model.snapshot import Entry, Offers, Snapshot, View
 from gateway.model.value import replace
 from gateway.model.verdict import Completed, Outcome, Proceed, Refuse, Verdict
 from gateway.ports import Directory, Events, Settlement
@@ -117,9 +119,18 @@ class Resolve:
         if call.method == Method.COMPLETE:
             named = [entry for entry in view.templates if entry.name == uri]
             return named[0] if len(named) == 1 else None
+        catalogue = call.snapshot.catalogue
+        # What its server lists and this principal may not see is reached by no link and no template of that server.
+        hidden = catalogue.resources.get(uri)
+        closed = {server for server in view.servers if denied(catalogue.servers[server].offers, uri)}
+        if hidden is not None:
+            closed.add(hidden.server)
         if (server := self._links.get(call.session_id, NOTHING).get(uri)) is not None and server in view.servers:
-            return linked_resource(call.snapshot, server, uri)
-        fitting = [entry for entry in view.templates if template_pattern(entry.name).fullmatch(uri)]
+            linked = linked_resource(call.snapshot, server, uri)
+            offers = catalogue.servers[server].offers
+            offered = server not in closed and (offers is None or offers.permits(linked.type.value, uri))
+            return linked if offered and self._directory.permits(call.principal, linked) else None
+        fitting = [entry for entry in view.templates if entry.server not in closed and fits(entry.name, uri)]
         if not fitting:
             return None
         longest = max(literal_length(entry.name) for entry in fitting)
@@ -129,6 +140,57 @@ class Resolve:
     def _forget(self, event: Event) -> None:
         if isinstance(event, SessionEnded):
             self._links.pop(event.session_id, None)
+
+
+def denied(offers: Offers | None, uri: str) -> bool:
+    """Whether `deny` names a URI, as it is written or as a server may understand it."""
+    if offers is None:
+        return False
+    return any(offers.denies(TargetType.RESOURCE.value, form) for form in (uri, plain(uri), *walked(uri)))
+
+
+def fits(template: str, uri: str) -> bool:
+    """Whether a URI is one of a template's, as it is written and also once its `..` are walked."""
+    pattern = template_pattern(template)
+    if pattern.fullmatch(uri) is None:
+        return False
+    return not _DOTS.search(plain(uri)) or all(pattern.fullmatch(form) for form in walked(uri))
+
+
+_DOTS = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\?#]|$)")
+"""Segments that are walked. In a query they are none, but a server that decodes before it splits takes them for some."""
+
+
+@lru_cache(maxsize=1024)
+def plain(uri: str) -> str:
+    """A URI without percent-encoding, encodings of encodings included: who knows how often a server undoes it."""
+    for _ in range(4):
+        if (further := unquote(uri)) == uri:
+            break
+        uri = further
+    return uri
+
+
+def walked(uri: str) -> tuple[str, ...]:
+    """The normal forms of a plain URI (RFC 3986, 6.2.2): below its authority, and as if it had none, as own schemes may."""
+    scheme, colon, rest = plain(uri).replace("\\", "/").partition(":")
+    if not colon:
+        return (_walk(scheme),)
+    start = scheme.lower() + colon
+    if not rest.startswith("//"):
+        return (start + _walk(rest),)
+    authority, slash, path = rest[2:].partition("/")
+    return f"{start}//{authority}{slash}{_walk(path).lstrip('/')}", f"{start}//{_walk(rest[2:])}"
+
+
+def _walk(path: str) -> str:
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" * path.startswith("/") + "/".join(parts)
 
 
 def linked_resource(snapshot: Snapshot, server: str, uri: str) -> Entry:

@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.adapters.system import EventFanout
+from gateway.directory import permitted
 from gateway.model.call import Call, Method, Principal, TargetType
 from gateway.model.events import SessionEnded
 from gateway.model.snapshot import Entry, Snapshot, View
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Proceed, Refuse
-from gateway.stages.resolve import Resolve, belongs, template_pattern
+from gateway.stages.resolve import Resolve, belongs, denied, fits, template_pattern, walked
 from tests.building import call, snapshot, tool
 
 pytestmark = pytest.mark.anyio
@@ -26,10 +28,13 @@ class Sees:
         return View(
             tools={name: entry for name, entry in shown.tools.items() if name not in self.hidden},
             prompts=shown.prompts,
-            resources=shown.resources,
+            resources={uri: entry for uri, entry in shown.resources.items() if uri not in self.hidden},
             templates=shown.templates,
             servers=tuple(shown.servers),
         )
+
+    def permits(self, principal: Principal, entry: Entry) -> bool:
+        return permitted(principal, entry)
 
 
 def resource(uri: str, server: str) -> Entry:
@@ -114,6 +119,85 @@ async def test_the_links_of_a_session_are_forgotten_with_it() -> None:
     assert isinstance(await stage.admit(read("other://x", *entries)), Proceed)
     events.publish(SessionEnded(at=0.0, session_id="session-1", principal="local"))
     assert isinstance(await stage.admit(read("other://x", *entries)), Refuse)
+
+
+class Denies:
+    """A server's `deny`: every URI below a prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def permits(self, type: str, name: str) -> bool:
+        return not self.denies(type, name)
+
+    def denies(self, type: str, name: str) -> bool:
+        return type == "resource" and name.startswith(self.prefix)
+
+
+ESCAPES = [
+    "file:///etc/passwd",
+    "file:///pub/../etc/passwd",
+    "file:///pub/%2e%2e/etc/passwd",
+    "file:///pub/..%2fetc%2Fpasswd",
+    "file:///pub/%252e%252e/etc/passwd",
+    "file:///pub/..\\..\\etc\\passwd",
+    "FILE:////etc//passwd",
+    "file:///./etc/passwd",
+    "file:///etc%2fpasswd",
+]
+
+
+@pytest.mark.rule("routing.denied-uri")
+@pytest.mark.parametrize("uri", ESCAPES)
+def test_what_deny_names_is_denied_however_its_uri_is_written(uri: str) -> None:
+    assert denied(Denies("file:///etc"), uri)
+    assert not denied(Denies("file:///etc"), "file:///pub/etc/passwd")
+
+
+@pytest.mark.rule("routing.denied-uri")
+@pytest.mark.parametrize("uri", [uri for uri in ESCAPES if "pub" in uri])
+def test_a_uri_that_leaves_its_template_is_none_of_it(uri: str) -> None:
+    assert not fits("file:///pub/{+path}", uri)
+    assert fits("file:///pub/{+path}", "file:///pub/a/../b..c")
+    assert fits("gh://{owner}/{branch}", "gh://me/feature%2Fx")
+
+
+@pytest.mark.rule("routing.denied-uri")
+@given(st.text(max_size=60))
+def test_a_walked_uri_has_no_steps_left_to_walk(uri: str) -> None:
+    for form in walked(uri):
+        assert not {"..", "."} & set(form.partition(":")[2].split("/")[3:])
+
+
+@pytest.mark.rule("routing.denied-uri")
+async def test_what_the_configuration_keeps_from_an_agent_is_reached_by_no_link_and_no_template() -> None:
+    entries = (resource("doc://listed", "a"), template("doc://{+id}", "a"), tool("echo", "a"))
+    shown = snapshot(*entries)
+    servers = {name: replace(server, offers=Denies("doc://secret")) for name, server in shown.catalogue.servers.items()}
+    shown = replace(shown, catalogue=replace(shown.catalogue, servers=servers))
+    events = EventFanout()
+    everything, nothing_listed = Resolve(Sees(), events), Resolve(Sees(("doc://listed",)), events)
+    linking = (
+        b'{"content":[{"type":"resource_link","uri":"doc://secret/x"},{"type":"resource_link","uri":"other://x"}]}'
+    )
+    for stage in (everything, nothing_listed):
+        await stage.settle(call(entries[2], snapshot=shown), Completed(result=linking))
+
+    async def found(stage: Resolve, uri: str, **changes: object) -> bool:
+        asked = replace(read(uri, *entries), snapshot=shown, **changes)
+        return isinstance(await stage.admit(asked), Proceed)
+
+    assert await found(everything, "doc://open/x")
+    assert await found(everything, "doc://listed")
+    assert await found(everything, "other://x")
+    assert not await found(everything, "doc://secret/x")
+    assert not await found(everything, "doc://open/../secret/x")
+    # A listed resource that this agent may not see is none of a template's or a link's.
+    assert not await found(nothing_listed, "doc://listed")
+    # Where an agent's `tools` name all that it may use, a link names nothing more.
+    only = Principal(id="reader", roles=("reader",), tools=("a/echo", "a/resource:doc://**"))
+    assert not await found(everything, "other://x", principal=only)
+    assert await found(everything, "doc://open/x", principal=only)
 
 
 @pytest.mark.rule("routing.extensions")
