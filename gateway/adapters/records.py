@@ -18,7 +18,7 @@ import orjson
 from gateway.config.secrets import REGISTRY, SecretRegistry
 from gateway.decide.obligations import GlobError, Unredactable, redact
 from gateway.decide.playback import join, split
-from gateway.model.call import Call, HoldReason, Obligation
+from gateway.model.call import Call, HoldReason, Obligation, TargetType
 from gateway.model.ids import random16
 from gateway.model.recording import RECORD_VERSION, RecordingSettings
 from gateway.model.refusal import Code
@@ -545,7 +545,8 @@ def _request(facts: CallFacts, steps: Sequence[Step], settings: RecordingSetting
     changed, raw_received = facts.changed, facts.received
     raw_forwarded = facts.forwarded if changed else raw_received
     clean = _Cleaner(settings.redact + _paths(facts.obligations, "redact_arguments"), "arguments")
-    params = {key: value for key, value in facts.params.items() if key != "arguments"}
+    left_out = () if settings.arguments else _asked_for(facts)
+    params = {key: value for key, value in facts.params.items() if key != "arguments" and key not in left_out}
     try:
         received = clean(raw_received, "params.arguments") if settings.arguments else None
         forwarded = clean(raw_forwarded, "forwarded") if changed and settings.arguments else None
@@ -582,10 +583,17 @@ def _request(facts: CallFacts, steps: Sequence[Step], settings: RecordingSetting
             params = {**params, "arguments": received}
         else:
             clean.erased.append("params.arguments")
+    clean.erased.extend(f"params.{key}" for key in left_out)
     if changed and not settings.arguments:
         clean.erased.append("forwarded")
     content = {"params": params, "meta": meta, "forwarded": forwarded, "decisions": decisions}
     return payload("request", dump(content), clean.erased, settings)
+
+
+def _asked_for(facts: CallFacts) -> tuple[str, ...]:
+    """The members of the params that are arguments by another name, or hold what a person filled in."""
+    of_its_own = facts.about[1] == TargetType.METHOD
+    return tuple(key for key in facts.params if of_its_own or key in ("argument", "context", "inputResponses"))
 
 
 def _judgements(steps: Sequence[Step]) -> list[tuple[Step, Mapping[str, Any]]]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import rfc8785
 
-from gateway.model.call import HoldReason
+from gateway.model.call import Call, HoldReason, Method, TargetType
 
 MAX_EXACT = 2**53 - 1
 
@@ -90,6 +90,15 @@ def lookup_digest(*, principal: str, server: str, tool: str, arguments: Any) -> 
     return hashlib.sha256(
         canonical({"arguments": arguments, "principal": principal, "server": server, "tool": tool, "v": 1})
     ).hexdigest()
+
+
+def lookup_of(call: Call) -> str:
+    """The lookup digest of a call that `resolve` has completed.
+
+    What is no tool has its method in the name, so that a word on reading a resource is none on subscribing to it.
+    """
+    name = call.name if call.type is TargetType.TOOL else f"{call.method} {call.name}"
+    return lookup_digest(principal=call.principal.id, server=call.server, tool=name, arguments=call.asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +292,7 @@ def decide(
         seen: the binding's digest as the operator saw it, where that is known: another approver may have narrowed since.
 
     Raises:
-        DecisionRefused: the hold is decided or over, or this operator may not decide it.
+        DecisionRefused: the hold is decided or over, this operator may not decide it, or it has no arguments to narrow.
     """
     hold = expire(hold, now)
     if hold.state is not HoldState.PENDING:
@@ -312,6 +321,8 @@ def decide(
     if not approve:
         return replace(hold, state=HoldState.DENIED, decided_at=now)
     if narrow:
+        if hold.question.get("action", Method.CALL_TOOL) not in (Method.CALL_TOOL, Method.GET_PROMPT):
+            raise DecisionRefused(f"hold {hold.id} is for {hold.question['action']}, whose arguments cannot be changed")
         hold = replace(hold, binding=replace(hold.binding, arguments=arguments), narrowed=True)
     if open_reasons(hold):
         return hold

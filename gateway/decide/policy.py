@@ -42,7 +42,7 @@ def question(call: Call, recent: Sequence[Mapping[str, Any]] = ()) -> dict[str, 
         recent: the session's last calls, oldest first, each `{tool, outcome, code, time}`.
     """
     entry = call.entry
-    arguments = call.params if call.type is TargetType.METHOD else call.arguments
+    arguments = call.sent
     client = call.client
     return {
         "version": QUESTION_VERSION,

@@ -136,6 +136,16 @@ class Call(Value, frozen=True, kw_only=True):
     hold_reasons: tuple["HoldReason", ...] = ()
     """Why a person has to approve; gathered by `interrupt`, `resolve` (the tool's own) and `authorize`."""
 
+    @property
+    def asked(self) -> Any:
+        """What the agent asks for: its arguments; of a method that the gateway does not know itself, all of its params."""
+        return self.params if self.type is TargetType.METHOD else self.received_arguments
+
+    @property
+    def sent(self) -> Any:
+        """The same, as it will be forwarded."""
+        return self.params if self.type is TargetType.METHOD else self.arguments
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obligation:

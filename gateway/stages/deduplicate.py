@@ -6,7 +6,9 @@
 | unfinished                                 | joins: gets the same outcome   | `idempotency.conflict`  |
 | completed (a tool's own error included)    | gets what is kept              | `idempotency.conflict`  |
 | in doubt                                   | gets that, until an operator resolves it | `idempotency.conflict` |
-| refused, held, failed before the effect    | nothing is known: the key is free | goes on, takes the key |
+| refused, held, failed without an effect    | nothing is known: the key is free | goes on, takes the key |
+
+A failure has no effect where nothing was sent, and where the call is idempotent: to make it again does no harm.
 
 A joiner that is cancelled leaves the call alone. Keys are durable: taken in the transaction of the call's begin, settled in
 the transaction of its end; after a crash between the two the key is in doubt.
@@ -18,7 +20,7 @@ from typing import assert_never
 
 import anyio
 
-from gateway.decide.hold import lookup_digest
+from gateway.decide.hold import lookup_of
 from gateway.model.call import Call, Risk, TargetType
 from gateway.model.refusal import Code
 from gateway.model.value import replace
@@ -73,9 +75,7 @@ class Deduplicate:
             ttl = self._suppress()
             if ttl <= 0 or call.risk is Risk.READ or call.type is not TargetType.TOOL:
                 return PROCEED
-        digest = lookup_digest(
-            principal=call.principal.id, server=call.server, tool=call.name, arguments=call.received_arguments
-        )
+        digest = lookup_of(call)
         # A key of the gateway's own making cannot be met by an agent's: theirs have no NUL in front.
         name = (call.principal.id, key if key is not None else f"\0{digest}")
         if (flight := self._flights.get(name)) is not None:
@@ -118,7 +118,7 @@ def keeps(outcome: Outcome) -> bool:
         case Completed():
             return True
         case Failed():
-            return outcome.in_doubt or outcome.sent
+            return outcome.in_doubt
         case Refused():
             return outcome.executed != "no"
         case Held():

@@ -7,7 +7,7 @@ all stages before, so that schema, policy and stops are judged anew.
 from collections.abc import Callable
 from typing import assert_never
 
-from gateway.decide.hold import Binding, Hold, HoldState, expiry, lookup_digest, undecidable
+from gateway.decide.hold import Binding, Hold, HoldState, expiry, lookup_of, undecidable
 from gateway.model.call import Call
 from gateway.model.ids import new_id
 from gateway.model.refusal import Code
@@ -140,7 +140,9 @@ class Holds:
                 facts={"pending": book.pending(call.principal.id)},
             )
         now = self._now()
-        question = {} if call.approval else {"action": call.method, "meta": dict(call.meta), "why": call.why}
+        question = {"action": call.method}
+        if call.approval is None:
+            question |= {"meta": dict(call.meta), "why": call.why}
         hold = await book.open(
             Hold(
                 id=new_id(),
@@ -156,7 +158,7 @@ class Holds:
                 expires_at=expiry(call.hold_reasons, settings.expires_seconds, now),
                 reasons=call.hold_reasons,
                 question=question,
-                received=call.received_arguments,
+                received=call.asked,
             )
         )
         return parked(hold)
@@ -164,7 +166,7 @@ class Holds:
     def _binding(self, call: Call) -> Binding:
         return Binding(
             lookup=self._lookup(call),
-            arguments=call.arguments,
+            arguments=call.sent,
             definition_sha256=call.entry.definition_sha256 if call.entry is not None else "",
             server_sha256=self._server(call.server),
             policy_revision=call.snapshot.policy.revision,
@@ -174,9 +176,7 @@ class Holds:
     def _lookup(self, call: Call) -> str:
         call_id, digest = self._looked_up
         if call_id != call.id:
-            digest = lookup_digest(
-                principal=call.principal.id, server=call.server, tool=call.name, arguments=call.received_arguments
-            )
+            digest = lookup_of(call)
             self._looked_up = call.id, digest
         return digest
 

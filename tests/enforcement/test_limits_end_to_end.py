@@ -390,6 +390,18 @@ async def test_a_refusal_releases_the_key(tmp_path: Path) -> None:
         assert text_of(outcomes[-1]) == "paid"
 
 
+@pytest.mark.rule("idempotency.released")
+async def test_a_lost_answer_of_an_idempotent_call_releases_the_key(tmp_path: Path) -> None:
+    server = scripted(tmp_path, {"tools/call:look": [[{"die": 1}], [{"text": "seen"}]]})
+    text = server_table(server, more=READ + "retries = { attempts = 1 }\n")
+    async with running(tmp_path, text) as runtime:
+        lost = await execute(runtime, "s__look", {}, **key("k"))
+        assert isinstance(lost, Failed), lost
+        assert not lost.in_doubt
+        await until(lambda: all(state.state == "available" for state in runtime.servers.states()))
+        assert text_of(await execute(runtime, "s__look", {}, **key("k"))) == "seen"
+
+
 @pytest.mark.rule("idempotency.in-doubt")
 async def test_a_key_in_doubt_stays_so_until_an_operator_resolves_it(tmp_path: Path) -> None:
     server = scripted(

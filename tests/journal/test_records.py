@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 import gateway
 from gateway.adapters import queries, records
 from gateway.adapters.journal import SqlJournal, open_journal
-from gateway.model.call import Call, HoldReason, Obligation, Risk
+from gateway.model.call import Call, HoldReason, Obligation, Risk, TargetType
 from gateway.model.recording import Record, RecordingSettings, RecordType
 from gateway.model.refusal import Code
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused, Step
 from gateway.ports import Attempt, End
 from tests.journal.building import TestClock, a_call, begin, end
@@ -342,6 +343,34 @@ def test_arguments_and_results_can_be_left_out_altogether() -> None:
         "kept": "none",
         "erased": ["result"],
     }
+
+
+@pytest.mark.rule("records.switches")
+@pytest.mark.parametrize(
+    ("type", "method", "params"),
+    [
+        (TargetType.METHOD, "notes/delete", {"id": CANARY, "more": [CANARY]}),
+        (
+            TargetType.PROMPT,
+            "completion/complete",
+            {
+                "ref": {"type": "ref/prompt", "name": "p"},
+                "argument": {"name": "a", "value": CANARY},
+                "context": {"arguments": {"b": CANARY}},
+            },
+        ),
+        (
+            TargetType.TOOL,
+            "tools/call",
+            {"name": "t", "arguments": {}, "inputResponses": {"ask": {"result": {"content": {"pin": CANARY}}}}},
+        ),
+    ],
+)
+def test_arguments_by_another_name_are_left_out_too(type: TargetType, method: str, params: dict[str, Any]) -> None:
+    call = replace(a_call(), type=type, method=method, params=params)
+    encoded = records.encode_end(end(call), RecordingSettings(arguments=False))
+    assert not [each.data for each in encoded.payloads if each.data is not None and CANARY.encode() in each.data]
+    assert json.loads(encoded.body)["command"]["request"]["erased"]
 
 
 async def test_the_arguments_of_a_begin_are_redacted_too(tmp_path: Path) -> None:
