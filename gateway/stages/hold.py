@@ -5,7 +5,7 @@ all stages before, so that schema, policy and stops are judged anew.
 """
 
 from collections.abc import Callable
-from typing import assert_never
+from typing import Any, assert_never
 
 from gateway.decide.hold import Binding, Hold, HoldState, expiry, lookup_of, undecidable
 from gateway.model.call import Call
@@ -140,7 +140,7 @@ class Holds:
                 facts={"pending": book.pending(call.principal.id)},
             )
         now = self._now()
-        question = {"action": call.method}
+        question: dict[str, Any] = {"action": call.method}
         if call.approval is None:
             question |= {"meta": dict(call.meta), "why": call.why}
         hold = await book.open(
