@@ -136,6 +136,7 @@ class Gateway:
         session_id: str,
         client: Client,
         logical_id: str | None = None,
+        continues: bool = False,
         replay_of: str | None = None,
     ) -> Call:
         """Make the `Call` of a request.
@@ -144,6 +145,7 @@ class Gateway:
             method: the request's method.
             params: its params as parsed, `_meta` included; never changed.
             logical_id: the first round's call id, where this is a later round of a call that needed input.
+            continues: it is, and the state that the round before gave out was not brought before.
 
         Raises:
             ValueError: the params lack what the method needs (`name`, `uri`, `ref`), or have it with a wrong type; the text
@@ -183,6 +185,7 @@ class Gateway:
             idempotency_key=key,
             why=why if isinstance(why, str) else None,
             logical_id=logical_id or identifier,
+            continues=continues,
             replay_of=replay_of,
         )
 

@@ -37,7 +37,7 @@ from gateway.model.call import Call, HoldReason
 from gateway.model.errors import JournalUnavailable
 from gateway.model.events import OwnToolsChanged, StateChanged
 from gateway.model.refusal import Code
-from gateway.model.verdict import Completed, Failed, Outcome, Refused, Write
+from gateway.model.verdict import Completed, Failed, Outcome, Refused, Write, needs_input
 from gateway.ports import Clock, Events
 
 logger = logging.getLogger("gateway.holds")
@@ -473,14 +473,6 @@ class HoldBook:
 
     def _now(self) -> float:
         return self._clock.time_ns() / 1e9
-
-
-def needs_input(outcome: Outcome) -> bool:
-    """Whether the tool server answered that it needs input first (2026-07-28)."""
-    if not isinstance(outcome, Completed) or outcome.result is None or b'"input_required"' not in outcome.result:
-        return False
-    members = orjson.loads(outcome.result)
-    return isinstance(members, dict) and members.get("resultType") == "input_required"
 
 
 def did_not_run(outcome: Outcome) -> bool:

@@ -64,7 +64,7 @@ Answer = Callable[[str | int], wire.Reply]
 """What became of a call, as an answer to whichever request now waits for it."""
 
 MAX_ROUNDS: Final = 16
-"""Of live questions to a handshake-era client within one call."""
+"""Of questions within one call: more are put to no handshake-era client, and are calls of their own to interrupts."""
 
 MAX_LINKS: Final = 4_096
 """Rounds whose `requestState` is remembered, so that the retry is recorded as the same logical call."""
@@ -74,17 +74,24 @@ class Links:
     """Which call a retry continues, by the state that its first round handed out. Bounded; forgetting costs a link only."""
 
     def __init__(self) -> None:
-        self._logical: OrderedDict[bytes, str] = OrderedDict()
+        self._logical: OrderedDict[bytes, tuple[str, int]] = OrderedDict()
 
-    def remember(self, principal: str, state: str, logical_id: str) -> None:
-        """The call `logical_id` asked for input and handed out `state`."""
-        self._logical[self._key(principal, state)] = logical_id
+    def remember(self, principal: str, state: str, logical_id: str, number: int) -> None:
+        """The round `number` (0 is the first) of the call `logical_id` asked for input and handed out `state`."""
+        self._logical[self._key(principal, state)] = logical_id, number + 1
         while len(self._logical) > MAX_LINKS:
             self._logical.popitem(last=False)
 
-    def find(self, principal: str, state: str) -> str | None:
-        """The logical call that a retry with this state belongs to."""
-        return self._logical.get(self._key(principal, state))
+    def follow(self, principal: str, state: str) -> tuple[str | None, int]:
+        """The logical call that a retry with this state belongs to, and its number among the rounds.
+
+        A state that is brought again continues nothing: what comes of it is beyond `MAX_ROUNDS`.
+        """
+        key = self._key(principal, state)
+        if (found := self._logical.get(key)) is None:
+            return None, 0
+        self._logical[key] = found[0], MAX_ROUNDS + 1
+        return found
 
     @staticmethod
     def _key(principal: str, state: str) -> bytes:
@@ -293,9 +300,9 @@ async def _conduct(asked: Asked, method: str, params: dict[str, Any], caller: Ag
         # It may be a server's that is just being started.
         await asked.gateway.settled()
     link = params.get("requestState")
-    logical = asked.links.find(asked.principal.id, link) if isinstance(link, str) else None
+    logical, number = asked.links.follow(asked.principal.id, link) if isinstance(link, str) else (None, 0)
     try:
-        call = _call(asked, method, params, logical)
+        call = _call(asked, method, params, logical, continues=0 < number <= MAX_ROUNDS)
     except ValueError as problem:
         return partial(wire.error, code=INVALID_PARAMS, message=str(problem))
     if caller.began is not None:
@@ -306,7 +313,7 @@ async def _conduct(asked: Asked, method: str, params: dict[str, Any], caller: Ag
             return await _live_rounds(asked, method, params, caller, call, needed)
         state = needed.get("requestState")
         if isinstance(state, str):
-            asked.links.remember(asked.principal.id, state, call.logical_id)
+            asked.links.remember(asked.principal.id, state, call.logical_id, number)
     return _answered(asked, caller, call, outcome)
 
 
@@ -410,7 +417,9 @@ def input_required(outcome: Outcome) -> dict[str, Any] | None:
     return None
 
 
-def _call(asked: Asked, method: str, params: Mapping[str, Any], logical: str | None) -> Call:
+def _call(
+    asked: Asked, method: str, params: Mapping[str, Any], logical: str | None, *, continues: bool = False
+) -> Call:
     return asked.gateway.call(
         method=method,
         params=params,
@@ -418,6 +427,7 @@ def _call(asked: Asked, method: str, params: Mapping[str, Any], logical: str | N
         session_id=asked.session.id,
         client=asked.client,
         logical_id=logical,
+        continues=continues,
     )
 
 
@@ -503,7 +513,7 @@ async def _live_rounds(
             await anyio.sleep(0.05)  # a state alone: the tool server wants to be asked again
         if isinstance(needed.get("requestState"), str):
             again["requestState"] = needed["requestState"]
-        call = _call(asked, method, again, first)
+        call = _call(asked, method, again, first, continues=True)
         outcome = await asked.gateway.execute(call, caller)
         if (further := input_required(outcome)) is None:
             return _answered(asked, caller, call, outcome)

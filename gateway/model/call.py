@@ -120,6 +120,8 @@ class Call(Value, frozen=True, kw_only=True):
     """Set by `resolve`."""
     logical_id: str = ""
     """The first round's id where a call needs several rounds (`input_required`), else its own id."""
+    continues: bool = False
+    """It brings what the tool server asked for in the round before, for the first time: no call of its own to `interrupt`."""
     replay_of: str | None = None
     """The recorded call that this one repeats (`replay resend`, a dead letter's retry)."""
     view_sha256: str = ""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any, ClassVar, Literal
 
+import orjson
+
 from gateway.model.call import Call
 from gateway.model.refusal import Code
 from gateway.model.value import Value, field
@@ -162,6 +164,14 @@ class Trail:
     """Why a call ended as it did: its steps in order, growing while the call runs."""
 
     steps: list[Step] = dataclass_field(default_factory=list)
+
+
+def needs_input(outcome: Outcome) -> bool:
+    """Whether the tool server answered that it needs input first (2026-07-28): the call goes on in another round."""
+    if not isinstance(outcome, Completed) or outcome.result is None or b'"input_required"' not in outcome.result:
+        return False
+    members = orjson.loads(outcome.result)
+    return isinstance(members, dict) and members.get("resultType") == "input_required"
 
 
 def executed(outcome: Outcome) -> Executed:

@@ -6,7 +6,7 @@
 | unfinished                                 | joins: gets the same outcome   | `idempotency.conflict`  |
 | completed (a tool's own error included)    | gets what is kept              | `idempotency.conflict`  |
 | in doubt                                   | gets that, until an operator resolves it | `idempotency.conflict` |
-| refused, held, failed without an effect    | nothing is known: the key is free | goes on, takes the key |
+| refused, held, failed without an effect, in need of input | nothing is known: the key is free | goes on, takes the key |
 
 A failure has no effect where nothing was sent, and where the call is idempotent: to make it again does no harm.
 
@@ -35,6 +35,7 @@ from gateway.model.verdict import (
     Refuse,
     Refused,
     Verdict,
+    needs_input,
 )
 from gateway.ports import Clock, Keys, Settlement
 
@@ -116,7 +117,7 @@ def keeps(outcome: Outcome) -> bool:
     """Whether an outcome stays under its key: what ran, and what may have run."""
     match outcome:
         case Completed():
-            return True
+            return not needs_input(outcome)
         case Failed():
             return outcome.in_doubt
         case Refused():

@@ -5,7 +5,7 @@ this very call.
 
 A call that waits for a person's approval, polls for it or was released by it is the call that came first, once more: it does
 not count again, and what a rule held stays held for it, whatever the rule would say by now. A repetition of what a person
-denied counts, and meets the denial.
+denied counts, and meets the denial. Nor does a round count that brings what the tool server asked for in the one before.
 """
 
 import hashlib
@@ -94,7 +94,7 @@ class Interrupt:
         rules = self._rules()
         if (hold := self._hold(call)) is not None:
             return self._once_more(call, hold, rules, now)
-        if not rules or call.type is not TargetType.TOOL:
+        if not rules or call.continues or call.type is not TargetType.TOOL:
             return PROCEED
         met = self._arrive(rules, call, now)
         return self._met(met, call, now) if met else PROCEED
@@ -123,7 +123,8 @@ class Interrupt:
         apart = waited or hold.state in PENDING_OR_USED
         if kept or apart:
             call = replace(call, apart=apart, hold_reasons=(*call.hold_reasons, *kept))
-        if not apart and rules and call.type is TargetType.TOOL and (met := self._arrive(rules, call, now)):
+        counts = rules and not (apart or call.continues) and call.type is TargetType.TOOL
+        if counts and (met := self._arrive(rules, call, now)):
             return self._met(met, call, now)
         return Proceed(call=call)
 
