@@ -54,8 +54,9 @@ async def test_under_a_key_the_outcome_is_kept_and_not_the_question(tmp_path: Pa
     server, person = asking(tmp_path, 2, era), Person("accept", {})
     async with server.http() as url, serving(tmp_path, text(url)) as served:
         async with connected(served, mode, elicitation_callback=person) as client:
+            meta: Any = {"gateway/idempotency-key": "k"}
             for _ in range(3):
-                result = await client.call_tool("s__pay", {}, meta={"gateway/idempotency-key": "k"})
+                result = await client.call_tool("s__pay", {}, meta=meta)
                 assert result.content == [types.TextContent(text="paid")], result
         assert len(person.asked) == 2
         assert len(server.effects("paid")) == 1
