@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from gateway.adapters.holds import HoldSettings
@@ -40,20 +41,30 @@ def quotas(configuration: Configuration) -> tuple[Quota, ...]:
                 cost=table.budget.cost,
                 reserve=table.budget.reserve or 0.0,
             )
-        made.append(
-            Quota(
-                name=f"#{number} {what}",
-                match=match,
-                per=table.per,
-                limit=table.limit,
-                window=None if table.window is None else _window(table.window),
-                count=table.count,
-                in_flight=table.in_flight,
-                wall_seconds=table.wall_seconds,
-                budget=budget,
-            )
+        quota = Quota(
+            name=f"#{number} {what}",
+            match=match,
+            per=table.per,
+            limit=table.limit,
+            window=None if table.window is None else _window(table.window),
+            count=table.count,
+            in_flight=table.in_flight,
+            wall_seconds=table.wall_seconds,
+            budget=budget,
         )
+        made.extend(parted(quota))
     return tuple(made)
+
+
+def parted(quota: Quota) -> Iterator[Quota]:
+    """What merely arrives is counted when it arrives; what is taken for as long as a call runs, when it is forwarded."""
+    if quota.count == "forwarded":
+        yield quota
+        return
+    if quota.limit is not None:
+        yield replace(quota, in_flight=None, wall_seconds=None, budget=None)
+    if quota.in_flight is not None or quota.wall_seconds is not None or quota.budget is not None:
+        yield replace(quota, count="forwarded", limit=None, window=None)
 
 
 def interrupts(configuration: Configuration) -> tuple[Rule, ...]:

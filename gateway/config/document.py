@@ -288,7 +288,7 @@ class QuotaTable(Table):
     window: Window | None = None
     """… in this time: `1h` (rolling) or `day@Europe/Berlin` (calendar)."""
     count: Literal["forwarded", "arrived"] = "forwarded"
-    """`arrived`: refused calls count too."""
+    """`arrived`: refused calls count too; kept in memory, so that a restart begins anew."""
     in_flight: Count | None = None
     """Calls at the same time."""
     wall_seconds: Positive | None = None

@@ -357,9 +357,18 @@ class Ledger:
         return None
 
     def _counters(self, quotas: Sequence[Quota], call: Call) -> "tuple[_Counter, ...]":
-        """What the quotas that apply count the call on; globs are matched once for each kind of call."""
+        """What the quotas (one at least) that apply count the call on; globs are matched once for each kind of call."""
         principal = call.principal
-        kind = (principal.id, principal.roles, call.server, call.name, call.type, call.risk, call.session_id)
+        kind = (
+            quotas[0].count,
+            principal.id,
+            principal.roles,
+            call.server,
+            call.name,
+            call.type,
+            call.risk,
+            call.session_id,
+        )
         known = self._applying.get(kind)
         if known is None or known[0] is not quotas:
             if len(self._applying) >= MAX_KINDS:

@@ -108,6 +108,20 @@ async def test_refused_calls_count_where_the_quota_says_so(tmp_path: Path) -> No
         refused(await execute(runtime, "s__look", {}), Code.QUOTA_EXHAUSTED)
 
 
+@pytest.mark.rule("quota.arrived")
+async def test_what_is_taken_while_a_call_runs_is_given_back_also_where_arrivals_count(tmp_path: Path) -> None:
+    limits = 'limit = 4\nwindow = "1h"\ncount = "arrived"\nin_flight = 1\n'
+    budget = 'budget = { unit = "usd", amount = 1.0, window = "1d", reserve = 0.1 }\n'
+    text = server_table(scripted(tmp_path), more=READ) + "[[quotas]]\n" + limits + budget
+    async with running(tmp_path, text) as runtime:
+        for _ in range(3):
+            assert isinstance(await execute(runtime, "s__look", {}), Completed)
+        assert isinstance(await execute(runtime, "s__look", {}), Completed)
+        refused(await execute(runtime, "s__look", {}), Code.QUOTA_EXHAUSTED)
+        used = {use["measure"]: use["used"] for use in await runtime.acts.perform("quotas", None, {}) if use["used"]}
+        assert used == {"calls in 3600s": 4, "usd in 86400s": pytest.approx(0.4)}
+
+
 # --- breakers ---
 
 
