@@ -688,7 +688,7 @@ class Link:
             return
         if isinstance(message, wire.Doubtful) and exchange.identifier in self.calls:
             # What reads it next, here or at the agent, may take it for something else or for nothing.
-            reason = "its answer holds what not every reader of JSON takes (half a surrogate pair, or a number without bounds)"
+            reason = "its answer holds what not every reader of JSON takes (half a surrogate pair, NaN, or a number without bounds)"
             exchange.finish(Unanswered(Code.RESULT_INVALID, reason, "yes"))
             return
         exchange.finish(of_answer(message, exchange.max_result_bytes))

@@ -53,8 +53,8 @@ class Envelope(msgspec.Struct, gc=False):
 
 
 class Doubtful(Envelope, gc=False):
-    """A message that is JSON, and holds what not every reader of JSON takes: half a surrogate pair, most often, or bytes
-    that are no UTF-8."""
+    """A message that holds what not every reader of JSON takes: half a surrogate pair, most often, bytes that are no UTF-8, or
+    (in an answer) a `NaN`."""
 
 
 class Garbage(ValueError):
@@ -95,11 +95,14 @@ def _doubtful(data: bytes, reason: str) -> Doubtful:
         raise Garbage("its id is none")
     if not isinstance(known.get("method", ""), str):
         raise Garbage("its method is none")
+    if "method" in known and not _is_json(found.get("params", b"{}")):
+        raise Garbage(reason[:200])  # it is relayed as it stands, where an answer is not
     return Doubtful(**known)
 
 
 def _spans(data: bytes, reason: str) -> dict[str, bytes] | list[bytes]:
-    """The members of a JSON object, or the items of an array, each as its bytes, read as leniently as JSON's grammar allows.
+    """The members of a JSON object, or the items of an array, each as its bytes, read as leniently as Python reads them: with
+    `NaN` and `Infinity`, which many a server writes.
 
     Raises:
         Garbage: it is neither; the text is `reason`.
@@ -147,7 +150,15 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_SCANNER = json.JSONDecoder(parse_constant=_no_constant)
+_SCANNER = json.JSONDecoder()
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        json.loads(raw.decode("utf-8", "replace"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def decode_batch(data: bytes) -> list[bytes]:

@@ -13,7 +13,7 @@ import pytest
 from gateway.config import RetrySettings, Secret
 from gateway.model.call import Risk
 from gateway.model.refusal import Code
-from gateway.model.verdict import Completed, Failed, Outcome
+from gateway.model.verdict import Completed, Failed, Outcome, Refused
 from gateway.ports import Attempt
 from tests.scripted_server import Scripted, tool
 from tests.servers.harness import WIRES, RecordingCaller, http, pool, scripted, stdio, text, tool_settings
@@ -174,6 +174,33 @@ async def test_garbage_of_a_server_never_harms_other_calls(wire: str, tmp_path: 
             assert outcome.in_doubt
         server.open_gate("go")
         assert text(await good) == "well"
+
+
+@pytest.mark.rule("servers.doubtful-json")
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+async def test_a_result_with_a_number_that_json_does_not_have_is_refused_at_once(
+    wire: str, number: str, tmp_path: Path
+) -> None:
+    value = float(number)
+    script: dict[str, Any] = {
+        "tools": [tool("mean"), {**tool("odd"), "x": value}],
+        "on": {
+            "tools/call:mean": [
+                {"notify": "notifications/message", "params": {"data": value}},
+                {"result": {"structuredContent": {"mean": value}}},
+            ]
+        },
+    }
+    async with scripted(wire, tmp_path, script) as (_, settings), pool(settings) as running:
+        await running.available("s")
+        outcome = await running.call("s", "mean", {}, timeout_seconds=30)
+        assert isinstance(outcome, Refused), outcome
+        assert (outcome.code, outcome.executed) == (Code.RESULT_INVALID, "yes")
+        assert "NaN" in outcome.message
+        removed = running.servers.catalogues()["s"].removed
+        assert len(removed) == 1
+        assert "cannot be read" in removed[0].reason
 
 
 @pytest.mark.rule("servers.garbage")
