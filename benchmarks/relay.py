@@ -5,7 +5,7 @@
 The gateway runs as a user has it: policy, validation and journal on. Each point is measured directly and through the gateway
 in turn, several rounds, and the medians over the rounds are compared: on a machine that others use, too, only the ratios say
 anything. The client is a raw one (`benchmarks.clients`), so that it is not the bottleneck; beside it
-stands one that uses an HTTP library, as clients do.
+stand clients that use an HTTP library (aiohttp; httpx2, as the MCP SDK's own client does).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import httpx2
 import orjson
 import uvloop
 
@@ -160,14 +161,7 @@ async def library_exchanges(stack: AsyncExitStack, url: str, count: int, tool: s
     session = await stack.enter_async_context(
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=count, force_close=False))
     )
-    message = clients.call(tool, TEXT, modern=True)
-    headers = {
-        "accept": "application/json, text/event-stream",
-        "content-type": "application/json",
-        "mcp-protocol-version": clients.MODERN,
-        "mcp-method": "tools/call",
-        "mcp-name": tool,
-    }
+    message, headers = clients.call(tool, TEXT, modern=True), _headers(tool)
 
     async def exchange() -> None:
         async with session.post(url, data=orjson.dumps(message), headers=headers) as answer:
@@ -176,6 +170,33 @@ async def library_exchanges(stack: AsyncExitStack, url: str, count: int, tool: s
         orjson.loads(body)
 
     return [exchange] * count
+
+
+async def sdk_library_exchanges(
+    stack: AsyncExitStack, url: str, count: int, tool: str, *, modern: bool
+) -> list[Exchange]:
+    """The same calls with the HTTP library on which the MCP SDK's own client stands (httpx2)."""
+    assert modern
+    limits = httpx2.Limits(max_connections=count, max_keepalive_connections=count)
+    client = await stack.enter_async_context(httpx2.AsyncClient(limits=limits, timeout=30, trust_env=False))
+    message, headers = clients.call(tool, TEXT, modern=True), _headers(tool)
+
+    async def exchange() -> None:
+        answer = await client.post(url, content=orjson.dumps(message), headers=headers)
+        clients.checked(answer.content)
+        orjson.loads(answer.content)
+
+    return [exchange] * count
+
+
+def _headers(tool: str) -> dict[str, str]:
+    return {
+        "accept": "application/json, text/event-stream",
+        "content-type": "application/json",
+        "mcp-protocol-version": clients.MODERN,
+        "mcp-method": "tools/call",
+        "mcp-name": tool,
+    }
 
 
 def _bound(exchange: Callable[[bytes], Awaitable[None]], prepared: bytes) -> Exchange:
@@ -378,6 +399,10 @@ async def run(options: Options) -> dict[str, Any]:
         (
             "HTTP→HTTP, bare, aiohttp",
             lambda name: over_http(name, "bare", options, exchanges=library_exchanges),
+        ),
+        (
+            "HTTP→HTTP, bare, httpx2",
+            lambda name: over_http(name, "bare", options, exchanges=sdk_library_exchanges),
         ),
         ("HTTP→HTTP, SDK", lambda name: over_http(name, "sdk", options)),
         ("HTTP→stdio, bare", lambda name: http_to_stdio(name, "bare", options)),

@@ -21,7 +21,7 @@ import threading
 import traceback
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TextIO, assert_never
@@ -42,7 +42,7 @@ from gateway.model.events import (
     ServerChanged,
     StateChanged,
 )
-from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused, executed
+from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused, Step, executed
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -321,6 +321,17 @@ class _Durations:
         found[0][bisect_left(self._bounds, seconds)] += 1
         found[1][0] += seconds
 
+    def observe_each(self, steps: Sequence[Step]) -> None:
+        """The steps of one call, each by its stage: a function call a step would cost more than what it does."""
+        known, bounds = self._of, self._bounds
+        for step in steps:
+            seconds = step.elapsed_us / 1e6
+            if (found := known.get((step.stage,))) is None:
+                self.observe((step.stage,), seconds)
+            else:
+                found[0][bisect_left(bounds, seconds)] += 1
+                found[1][0] += seconds
+
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         for labels, (counts, total) in sorted(self._of.items()):
@@ -427,8 +438,7 @@ class Metrics:
             child = self._call_children[key] = self._calls.labels(*key)
         child.inc()
         self._seconds.observe((key[0], word), event.elapsed_seconds)
-        for step in event.steps:
-            self._stages.observe((step.stage,), step.elapsed_us / 1e6)
+        self._stages.observe_each(event.steps)
 
     def forget_server(self, server: str) -> None:
         """A removed server is neither up nor down."""

@@ -234,8 +234,11 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         servers = ToolServers(channel, idle_seconds=configuration.gateway.session_idle_seconds)
         await servers.reconfigure(configuration.servers)
 
+        cached = _Cached(configuration)
+
         def swapped(snapshot: Snapshot, agents: tuple[AgentKey, ...] | None) -> None:
             journal.settings = recording(snapshots.configuration)
+            cached.take(snapshots.configuration)
             if gateway is not None:
                 gateway.snapshot, gateway.agents = snapshot, agents
 
@@ -289,7 +292,6 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
         retaining = Retention(journal=journal, signer=signer, clock=clock, settings=lambda: kept_for(current()))
         await load_stops(journal, stops, now)
         await load_use(journal, ledger, limits.quotas(configuration), now)
-        cached = _Cached(current)
 
         tasks = await stack.enter_async_context(anyio.create_task_group())
 
@@ -530,51 +532,44 @@ def acts(runtime: Runtime, refusals: Counter[str]) -> Acts:
 class _Cached:
     """The present configuration's limits as values, made once a configuration: stages ask at every call."""
 
-    def __init__(self, configuration: Callable[[], Configuration]) -> None:
+    def __init__(self, configuration: Configuration) -> None:
+        self._take(configuration)
+
+    def take(self, configuration: Configuration) -> None:
+        """The one that is present now."""
+        if configuration is not self._configuration:
+            self._take(configuration)
+
+    def _take(self, configuration: Configuration) -> None:
         self._configuration = configuration
-        self._of: Configuration | None = None
-        self._quotas: tuple[Quota, ...] = ()
-        self._interrupts: tuple[Rule, ...] = ()
+        self._quotas, self._interrupts = limits.quotas(configuration), limits.interrupts(configuration)
         self._rules: dict[tuple[str, str], BreakerRules] = {}
         self._pools: dict[str, PoolRules] = {}
         self._servers: dict[str, PoolRules] = {}
 
     def quotas(self) -> tuple[Quota, ...]:
-        self._current()
         return self._quotas
 
     def interrupts(self) -> tuple[Rule, ...]:
-        self._current()
         return self._interrupts
 
     def breaker(self, call: Call) -> BreakerRules:
-        configuration = self._current()
         key = (call.server, call.name)
         if (found := self._rules.get(key)) is None:
             if len(self._rules) >= 10_000:  # names of resources are not bounded
                 self._rules.clear()
-            found = self._rules[key] = limits.breaker(configuration, call)
+            found = self._rules[key] = limits.breaker(self._configuration, call)
         return found
 
     def pool(self, risk: str) -> PoolRules:
-        configuration = self._current()
         if (found := self._pools.get(risk)) is None:
-            found = self._pools[risk] = limits.pool(configuration, risk)
+            found = self._pools[risk] = limits.pool(self._configuration, risk)
         return found
 
     def server(self, name: str) -> PoolRules:
-        configuration = self._current()
         if (found := self._servers.get(name)) is None:
-            found = self._servers[name] = limits.server_pool(configuration, name)
+            found = self._servers[name] = limits.server_pool(self._configuration, name)
         return found
-
-    def _current(self) -> Configuration:
-        configuration = self._configuration()
-        if configuration is not self._of:
-            self._of = configuration
-            self._quotas, self._interrupts = limits.quotas(configuration), limits.interrupts(configuration)
-            self._rules, self._pools, self._servers = {}, {}, {}
-        return configuration
 
 
 async def _last_checkpoint(checkpoints: Checkpoints) -> None:

@@ -111,7 +111,10 @@ class RecentCalls:
 
     def hear(self, event: Event) -> None:
         """Note the calls that ended before they reached the policy, which the stage itself does not see."""
-        if isinstance(event, CallEnded) and not any(step.stage == Authorize.name for step in event.steps):
+        if isinstance(event, CallEnded):
+            for step in event.steps:
+                if step.stage == Authorize.name:
+                    return
             self.note(event.call, event.outcome)
 
     def forget(self, session_id: str) -> None:
