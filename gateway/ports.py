@@ -4,6 +4,7 @@ An adapter translates foreign exceptions at its border: a port raises what is na
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -260,7 +261,8 @@ class HoldBook(Protocol):
 
     def live(self, lookup: str) -> Hold | None: ...
 
-    def has_had(self, principal: str) -> bool: ...
+    @property
+    def had(self) -> AbstractSet[str]: ...
 
     def pending(self, principal: str | None = None) -> int: ...
 

@@ -7,6 +7,7 @@ the holds' clocks as they were; a claim whose call did not end becomes an outcom
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -140,9 +141,10 @@ class HoldBook:
     def _approved_by_expiry(self, hold: Hold) -> bool:
         return hold.state is HoldState.PENDING and hold.risk == "read" and self.settings().on_expiry == "approve"
 
-    def has_had(self, principal: str) -> bool:
-        """Whether this agent has had a hold: then it may ask for their state."""
-        return principal in self._had
+    @property
+    def had(self) -> AbstractSet[str]:
+        """The agents that have had a hold: they may ask for their state. The same set, which grows."""
+        return self._had
 
     def pending(self, principal: str | None = None) -> int:
         """How many calls wait for a decision, of one agent or of all."""

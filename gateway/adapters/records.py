@@ -610,8 +610,8 @@ def _judgements(steps: Sequence[Step]) -> list[tuple[Step, Mapping[str, Any]]]:
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
-    """Asked often, and of plain dictionaries."""
-    return type(value) is dict or isinstance(value, Mapping)
+    """Asked often, and of plain dictionaries or nothing."""
+    return type(value) is dict or (value is not None and isinstance(value, Mapping))
 
 
 class _Cleaner:

@@ -49,11 +49,11 @@ def question(call: Call, recent: Sequence[Mapping[str, Any]] = ()) -> dict[str, 
         "subject": _subject(call.principal),
         "action": {"name": call.method},
         "resource": {
-            "type": call.type.value,
+            "type": call.type._value_,
             "id": f"{call.server}/{call.name}",
             "server": call.server,
             "name": call.name,
-            "risk": call.risk.value,
+            "risk": call.risk._value_,  # `value` is a function in Python
             "annotations": entry.annotations if entry is not None else {},
             "definition_sha256": entry.definition_sha256 if entry is not None else "",
         },

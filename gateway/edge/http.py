@@ -228,7 +228,8 @@ class McpApp:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._open = 0
         self._draining = False
-        self._drained = anyio.Event()
+        self._drained: anyio.Event | None = None
+        """Set when nothing is open any more; there is one while somebody waits for that."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -257,6 +258,7 @@ class McpApp:
                 standing.end()
         with anyio.move_on_after(seconds):
             while self._open:
+                self._drained = anyio.Event()
                 await self._drained.wait()
         return self._open == 0
 
@@ -282,9 +284,8 @@ class McpApp:
                 await respond(send, 500, wire.error(None, INTERNAL_ERROR, "The gateway failed").body)
         finally:
             self._open -= 1
-            if not self._open:
+            if not self._open and self._drained is not None:
                 self._drained.set()
-                self._drained = anyio.Event()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, repeated = collect(scope["headers"])

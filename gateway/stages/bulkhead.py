@@ -144,9 +144,10 @@ class Bulkhead:
 
     def _wanted(self, call: Call) -> list[_Pool]:
         """The pools that a call needs a place in, in the order in which they are asked."""
+        risk = call.risk._value_
         wanted = [
             self._pool("server:", call.server, self._server_rules(call.server)),
-            self._pool("risk:", call.risk.value, self._pool_rules(call.risk.value)),
+            self._pool("risk:", risk, self._pool_rules(risk)),
         ]
         if (value := serial_value(call)) is not None:
             # As many as come may wait for their turn; the call's own deadline bounds it.

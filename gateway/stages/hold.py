@@ -30,6 +30,7 @@ class Holds:
 
     def __init__(self, book: HoldBook, server: Callable[[str], str], clock: Clock) -> None:
         self._book, self._server, self._clock = book, server, clock
+        self._had = book.had
         self._claims: dict[str, str] = {}
         """Call id to the hold that it claimed."""
         self._looked_up = ("", "")
@@ -85,7 +86,7 @@ class Holds:
 
     def met(self, call: Call) -> Hold | None:
         """The hold that this exact call meets: None in the common case, without a digest."""
-        return self._book.live(self._lookup(call)) if self._book.has_had(call.principal.id) else None
+        return self._book.live(self._lookup(call)) if call.principal.id in self._had else None
 
     # --- parts ---
 

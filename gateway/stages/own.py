@@ -1,6 +1,7 @@
 """Answers calls of the gateway's own tools, for `resolve`: they go to no tool server, and no policy is asked about them."""
 
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 
 import orjson
 
@@ -17,15 +18,15 @@ class OwnTools:
 
     Args:
         holds: every hold, newest first, as time has left it.
-        has_had: whether a principal ever had one.
+        had: the principals that ever had one.
     """
 
-    def __init__(self, holds: Callable[[], Iterator[Hold]], has_had: Callable[[str], bool]) -> None:
-        self._holds, self._has_had = holds, has_had
+    def __init__(self, holds: Callable[[], Iterator[Hold]], had: AbstractSet[str]) -> None:
+        self._holds, self._had = holds, had
 
     def offered(self, principal: Principal) -> tuple[str, ...]:
         """The names of the own tools that this principal is shown."""
-        return (HOLDS,) if self._has_had(principal.id) else ()
+        return (HOLDS,) if principal.id in self._had else ()
 
     def answer(self, call: Call) -> Verdict:
         """The outcome of a call that `resolve` found to be of an own tool."""
