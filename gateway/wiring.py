@@ -403,6 +403,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             assert isinstance(event, SessionEnded)
             authorize.recent.forget(event.session_id)
             ledger.forget(cached.quotas(), event.session_id)
+            stops.forget(event.session_id)
 
         events.subscribe(session_ended, SessionEnded)
         _observe(runtime, stack)

@@ -262,6 +262,18 @@ async def test_a_looping_agent_is_paused_told_why_and_does_not_escape_by_reconne
 
 
 @pytest.mark.rule("interrupt.then")
+@pytest.mark.rule("interrupt.neighbours")
+async def test_a_session_that_is_paused_leaves_its_clients_other_sessions_alone(tmp_path: Path) -> None:
+    text = server_table(scripted(tmp_path), more=READ) + LOOP + 'then = "pause-session"\nper = "session"\n'
+    async with running(tmp_path, text) as runtime:
+        assert isinstance(await execute(runtime, "s__look", {}, session="window-2"), Completed)
+        for _ in range(2):
+            assert isinstance(await execute(runtime, "s__look", {"n": 1}), Completed)
+        refused(await execute(runtime, "s__look", {"n": 1}), Code.GATEWAY_PAUSED)
+        assert isinstance(await execute(runtime, "s__look", {}, session="window-2"), Completed)
+        refused(await execute(runtime, "s__look", {}, session="window-3"), Code.GATEWAY_PAUSED)
+
+
 @pytest.mark.parametrize(
     ("then", "code", "another_session"),
     [
