@@ -261,7 +261,6 @@ async def test_a_looping_agent_is_paused_told_why_and_does_not_escape_by_reconne
         assert isinstance(await execute(runtime, "s__look", {}, session="session-4"), Completed)
 
 
-@pytest.mark.rule("interrupt.then")
 @pytest.mark.rule("interrupt.neighbours")
 async def test_a_session_that_is_paused_leaves_its_clients_other_sessions_alone(tmp_path: Path) -> None:
     text = server_table(scripted(tmp_path), more=READ) + LOOP + 'then = "pause-session"\nper = "session"\n'
@@ -274,6 +273,7 @@ async def test_a_session_that_is_paused_leaves_its_clients_other_sessions_alone(
         refused(await execute(runtime, "s__look", {}, session="window-3"), Code.GATEWAY_PAUSED)
 
 
+@pytest.mark.rule("interrupt.then")
 @pytest.mark.parametrize(
     ("then", "code", "another_session"),
     [
