@@ -296,7 +296,8 @@ def _too_many_subscriptions(asked: Asked, uri: Any) -> bool:
 
 async def _conduct(asked: Asked, method: str, params: dict[str, Any], caller: AgentCaller) -> Answer:
     """Make the call, with its live rounds; what answers a request with its outcome."""
-    if params.get("name") not in asked.gateway.snapshot.catalogue.tools:
+    name = params.get("name")
+    if not isinstance(name, str) or name not in asked.gateway.snapshot.catalogue.tools:
         # It may be a server's that is just being started.
         await asked.gateway.settled()
     link = params.get("requestState")

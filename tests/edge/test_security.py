@@ -631,5 +631,25 @@ def test_no_message_and_no_header_ever_makes_a_500(body: Any, headers: dict[str,
                     said.clear()
                 await request(orjson.dumps(body), more)
         assert said[0]["status"] < 500, said
+        assert b'"code":-32603' not in b"".join(part.get("body", b"") for part in said), said
 
     anyio.run(post)
+
+
+ODD: list[Any] = [None, 5, True, 1.5, [], ["fixture__echo"], {}, {"a": 1}]
+
+
+@pytest.mark.rule("answer.malformed")
+@pytest.mark.parametrize("odd", ODD, ids=str)
+@pytest.mark.parametrize(
+    ("method", "member"),
+    [("tools/call", "name"), ("prompts/get", "name"), ("resources/read", "uri"), ("completion/complete", "ref")],
+)
+async def test_a_member_of_a_wrong_type_is_named_in_both_eras(method: str, member: str, odd: Any) -> None:
+    async with served(world()) as gateway:
+        answers = [(await gateway.modern(method, {member: odd})).json()]
+        about = await gateway.initialize("2025-11-25")
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {member: odd}}
+        answers.append((await gateway.post(orjson.dumps(body), about)).json())
+    for answer in answers:
+        assert answer["error"]["code"] in (-32602, -32020), answer
