@@ -298,9 +298,22 @@ class Verification:
 def verify(raw: sqlite3.Connection, *, payloads: bool = True, signatures: Signatures | None = None) -> Verification:
     """Check the whole chain, that every payload is what its record says, and the snapshots. Stops at the first fault.
 
+    All of it is of one moment: what retention drops or an operator erases meanwhile is still there.
+
     Args:
         signatures: checks the checkpoints and tombstones as well.
     """
+    alone = not raw.in_transaction
+    if alone:
+        raw.execute("BEGIN")
+    try:
+        return _verify(raw, payloads, signatures)
+    finally:
+        if alone:
+            raw.execute("ROLLBACK")
+
+
+def _verify(raw: sqlite3.Connection, payloads: bool, signatures: Signatures | None) -> Verification:
     chain = ChainVerifier(payloads=payloads, signatures=signatures)
     try:
         buried = tombstone(raw)

@@ -3,13 +3,16 @@
 import itertools
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import anyio.from_thread
 import anyio.to_thread
 import orjson
 import pytest
@@ -90,6 +93,51 @@ class Store:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
+
+
+class Interrupted:
+    """A connection that lets something happen between two pages of what is read through it."""
+
+    def __init__(self, raw: sqlite3.Connection, happens: Callable[[], None]) -> None:
+        self._raw, self._happens, self._pages = raw, happens, 0
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._raw.in_transaction
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        if "ORDER BY seq LIMIT" in sql and "payloads" in sql:
+            self._pages += 1
+            if self._pages == 3:
+                self._happens()
+        return self._raw.execute(sql, parameters)
+
+
+@pytest.mark.rule("retention.meanwhile")
+async def test_what_is_dropped_or_erased_while_the_chain_is_checked_is_no_gap(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "PAGE", 4)
+    await store.days(6)
+    store.settings = RetentionSettings(retain_seconds=1.5 * DAY)
+    async with store.open() as (journal, _, keeping):
+        newest = (await journal.read(queries.list_calls, CallFilter(), limit=1))[0]
+
+        async def drop() -> None:
+            assert await keeping.apply() > 0
+            await keeping.erase(newest.id, ["request"], "ann")
+
+        def check() -> queries.Verification:
+            with read_only(store.path) as raw:
+                reading: Any = Interrupted(raw, lambda: anyio.from_thread.run(drop))
+                return queries.verify(reading, signatures=Signatures([store.signer.public]))
+
+        found = await anyio.to_thread.run_sync(check)
+        assert (found.fault, found.erased, found.unproven, found.first_seq) == (None, 0, 0, 1)
+    found = store.check()
+    assert (found.fault, found.unproven) == (None, 0)
+    assert found.first_seq > 1
+    assert found.erased > 0
 
 
 @pytest.mark.rule("retention.age")
