@@ -18,6 +18,7 @@ from functools import lru_cache
 
 import anyio
 
+from gateway.adapters.records import without_secrets
 from gateway.config.types import ToolGlob, glob_matches
 from gateway.decide.catalogue import view as view_of
 from gateway.decide.documents import CATALOGUE, VIEW, catalogue_document, view_document
@@ -151,7 +152,8 @@ class PolicyDirectory:
         """The view with its document's hash, once the document and its catalogue are on their way to be kept."""
         catalogue, kept = snapshot.catalogue, self._kept
         if kept is None or kept[0] is not catalogue or kept[1] != snapshot.instructions:
-            content = catalogue_document(snapshot)
+            # Tool servers may repeat the secrets that they were given; a record of what they say does not.
+            content, _ = without_secrets(catalogue_document(snapshot))
             keep(CATALOGUE, content)
             kept = self._kept = catalogue, snapshot.instructions, hashlib.sha256(content).hexdigest()
         content = view_document(view, catalogue, kept[2], principal, own)

@@ -141,8 +141,12 @@ def script(planted: Planted) -> dict[str, Any]:
     c, e = planted.configured, planted.erased
     known = " ".join(c.values())
     return {
+        "instructions": f"Use {known}",
+        "version": f"1.0 {known}",
+        "prompts": [{"name": "p", "description": f"Log in with {known}"}],
+        "resources": [{"uri": "doc://one", "name": "one", "description": known}],
         "tools": [
-            tool("leak"), tool("echo"), tool("fail"), tool("bad"), tool("account"), tool("denied"), tool("held"), tool("die"),
+            tool("leak", description=f"Logs in with {known}"), tool("echo"), tool("fail"), tool("bad"), tool("account"), tool("denied"), tool("held"), tool("die"),
             tool("strict", inputSchema={"type": "object", "properties": {"pin": {"type": "integer"}, "ssn": {"type": "integer"}}}),
         ],
         "on": {
