@@ -287,7 +287,10 @@ anyio.run(main)
 
 def killed_while_dropping(store: Store, retain: float, seconds: float) -> None:
     """Where it is when the signal comes is what differs from one kill to the next."""
-    command = [sys.executable, "-c", DROPPING, str(store.path), str(store.clock.at), str(retain)]
+    killed_once_ready([sys.executable, "-c", DROPPING, str(store.path), str(store.clock.at), str(retain)], seconds)
+
+
+def killed_once_ready(command: list[str], seconds: float) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
@@ -312,6 +315,59 @@ async def test_killed_while_it_drops_it_leaves_a_chain_that_verifies(store: Stor
         await keeping.apply()
     assert store.check().fault is None
     assert kept[0] > store.check().records
+
+
+ERASING = """
+import sys
+from pathlib import Path
+import anyio
+from gateway.adapters import queries, retention
+from gateway.adapters.journal import open_journal
+from gateway.adapters.retention import Retention, RetentionSettings
+from gateway.adapters.signing import open_signer
+from gateway.model.recording import CallFilter
+from tests.evidence.test_retention import SetClock
+
+async def main() -> None:
+    path, clock = Path(sys.argv[1]), SetClock()
+    clock.at = float(sys.argv[2])
+    async with open_journal(path, clock=clock, kinds=retention.WRITES) as journal:
+        keeping = Retention(journal=journal, signer=open_signer(path), clock=clock, settings=RetentionSettings)
+        calls = await journal.read(queries.list_calls, CallFilter(), limit=1000)
+        print("ready", flush=True)
+        for call in calls:
+            if await journal.read(retention._erasable, call.id) is not None:
+                try:
+                    await keeping.erase(call.id, ["request", "response"], "otto")
+                except retention.EraseRefused:
+                    pass  # it was, before the process was killed
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.rule("retention.erase-interrupted")
+async def test_killed_while_it_erases_what_is_gone_has_a_tombstone_and_is_in_no_file(store: Store) -> None:
+    store.signer = open_signer(store.path)
+    await store.days(2, calls=60, size=12)
+    with read_only(store.path) as raw:
+        rows = raw.execute("SELECT seq, request FROM payloads WHERE request IS NOT NULL").fetchall()
+    texts = {seq: orjson.loads(data)["params"]["arguments"]["text"].split()[1] for seq, data in rows}
+    assert len(texts) == 120
+    counts = []
+    for kill in range(6):
+        command = [sys.executable, "-c", ERASING, str(store.path), str(store.clock.at)]
+        await anyio.to_thread.run_sync(killed_once_ready, command, 0.01 + 0.012 * kill)
+        found = store.check()
+        assert (found.fault, found.unproven) == (None, 0), kill
+        async with store.open():
+            pass  # the next process takes the store up
+        with read_only(store.path) as raw:
+            gone = {seq for (seq,) in raw.execute("SELECT seq FROM payloads WHERE request IS NULL")}
+        files = b"".join(file.read_bytes() for file in store.path.parent.iterdir() if file.is_file())
+        assert [seq for seq in gone if texts[seq].encode() in files] == [], kill
+        counts.append(len(gone))
+    assert counts[0] < counts[-1] <= len(texts), counts
 
 
 @pytest.mark.rule("retention.erase")
