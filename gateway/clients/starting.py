@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config import ACTIVE_SECTIONS, key_digest, shipped_policies
+from gateway.config import key_digest, shipped_policies
 from gateway.config.types import AGENT_NAME
 from gateway.model.errors import ConfigurationError
 
@@ -66,11 +66,6 @@ def prepare(file: Path, operator: str | None = None) -> Beginning:
     if not AGENT_NAME.fullmatch(name):
         raise ConfigurationError(f"{name!r} cannot name an operator", key="--operator", mend="use letters and digits")
     key = new_key()
-    interrupt = (
-        _INTERRUPT
-        if "interrupts" in ACTIVE_SECTIONS
-        else re.sub(r"(?m)^", "# ", "Not in this version yet:\n" + _INTERRUPT.rstrip("\n")) + "\n"
-    )
     text = f"""# The gateway's configuration. Every key: docs/configuration.md. Check it with `gateway check`.
 
 [policy]
@@ -80,7 +75,7 @@ engine = "embedded:policies"     # who may do what: policies/*.rego, beside this
 key_sha256 = "{key_digest(key)}"
 role = "operator"
 
-{interrupt}"""
+{_INTERRUPT}"""
     return Beginning(file=file, policies=file.parent / "policies", operator=name, operator_key=key, text=text)
 
 

@@ -1,6 +1,6 @@
 """Configuration: `servers.toml` read strictly, resolved, and compared with its predecessor (CONTRACT 3)."""
 
-from gateway.config.document import ACTIVE_SECTIONS, LATER_SECTIONS, Document
+from gateway.config.document import LATER, Document
 from gateway.config.loading import (
     FILE_NAME,
     InvalidConfiguration,
@@ -36,9 +36,8 @@ from gateway.config.settings import (
 from gateway.config.types import Calendar, ItemGlob, Rolling, ToolGlob, glob_matches
 
 __all__ = [
-    "ACTIVE_SECTIONS",
     "FILE_NAME",
-    "LATER_SECTIONS",
+    "LATER",
     "LOCAL_AGENT",
     "REGISTRY",
     "AgentSettings",

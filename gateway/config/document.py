@@ -432,71 +432,14 @@ class Document(Table):
     evidence: EvidenceTable = EvidenceTable()
 
 
-LATER_SECTIONS: frozenset[str] = frozenset(
-    {
-        "gateway.store=postgresql",
-        "gateway.counters=redis",
-        "policy.shadow",
-        "defaults.retries",
-        "defaults.breaker",
-        "defaults.max_concurrency",
-        "servers.*.retries",
-        "servers.*.breaker",
-        "servers.*.max_concurrency",
-        "servers.*.tools.*.retries",
-        "servers.*.tools.*.breaker",
-        "servers.*.tools.*.approval",
-        "servers.*.tools.*.cost",
-        "servers.*.tools.*.serialize_by",
-        "agents.*.approver",
-        "pools",
-        "quotas",
-        "interrupts",
-        "idempotency",
-        "approvals",
-        "approvals.notify",
-        "recording",
-        "recording.retain",
-        "recording.max_bytes",
-        "evidence",
-    }
-)
-"""Keys whose meaning is fixed and whose feature comes apart from the relay: accepted only once they do something."""
-
-ACTIVE_SECTIONS: frozenset[str] = frozenset(
-    {
-        "policy.shadow",
-        "defaults.retries",
-        "defaults.breaker",
-        "defaults.max_concurrency",
-        "servers.*.retries",
-        "servers.*.breaker",
-        "servers.*.max_concurrency",
-        "servers.*.tools.*.retries",
-        "servers.*.tools.*.breaker",
-        "servers.*.tools.*.approval",
-        "servers.*.tools.*.cost",
-        "servers.*.tools.*.serialize_by",
-        "agents.*.approver",
-        "pools",
-        "quotas",
-        "interrupts",
-        "idempotency",
-        "approvals",
-        "approvals.notify",
-        "recording",
-        "recording.retain",
-        "recording.max_bytes",
-        "evidence",
-    }
-)
-"""Those of `LATER_SECTIONS` that do something in this version. Whoever lands a feature adds its key here."""
+LATER: frozenset[str] = frozenset({"gateway.store=postgresql", "gateway.counters=redis"})
+"""Keys, some with a value's scheme, whose meaning is fixed and that are refused until they do something."""
 
 
 def inactive_keys(data: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
-    """The keys of a parsed file that are known but do nothing yet: each with its path and its name in `LATER_SECTIONS`."""
+    """The keys of a parsed file that are known but do nothing yet: each with its path and its name in `LATER`."""
     found: list[tuple[tuple[str, ...], str]] = []
-    for section in sorted(LATER_SECTIONS - ACTIVE_SECTIONS):
+    for section in sorted(LATER):
         path, _, scheme = section.partition("=")
         for place, value in _at(data, tuple(path.split(".")), ()):
             if not scheme or (isinstance(value, str) and value.startswith(scheme)):

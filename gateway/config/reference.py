@@ -46,9 +46,8 @@ args = []
 def page() -> str:
     """The whole page, Markdown."""
     parts = [_OPENING]
-    inactive = doc.LATER_SECTIONS - doc.ACTIVE_SECTIONS
-    if inactive:
-        names = ", ".join(f"`{section.replace('*', 'NAME')}`" for section in sorted(inactive))
+    if doc.LATER:
+        names = ", ".join(f"`{section.replace('*', 'NAME')}`" for section in sorted(doc.LATER))
         parts.append(
             f"Not in this version, and refused: {names}. They are listed below because their meaning is fixed.\n"
         )

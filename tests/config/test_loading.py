@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import (
-    ACTIVE_SECTIONS,
-    LATER_SECTIONS,
+    LATER,
     Configuration,
     InvalidConfiguration,
     UnresolvedReference,
@@ -27,7 +26,6 @@ from gateway.config import secrets as secrets_module
 from gateway.config.secrets import SecretRegistry
 from gateway.model.call import LOCAL, Risk
 from gateway.model.errors import ConfigurationError
-from tests.conftest import NOT_HERE
 
 KEY = "kQ2vX0sU7bM4nY9zR1tW6cE3fG8hJ5pA"
 MINIMAL = '[servers.x]\ncommand = "server"\nargs = ["--flag"]\n'
@@ -124,26 +122,16 @@ def test_server_names_are_lower_case_digits_and_dashes(name: str) -> None:
 
 
 @pytest.mark.rule("config.later-sections")
-def test_a_section_is_accepted_only_once_it_does_something() -> None:
-    assert ACTIVE_SECTIONS <= LATER_SECTIONS
-    examples = {
-        "quotas": "[[quotas]]\nlimit = 1\nwindow = '1h'\n",
-        "interrupts": "[[interrupts]]\nname='a'\nwhen={calls=1}\nthen='deny'\n",
-        "pools": "[pools]\nread={max_concurrency=1}\n",
-        "approvals": "[approvals]\nexpires_seconds = 1\n",
-        "idempotency": "[idempotency]\nttl='1h'\n",
-        "recording": "[recording]\nresults=false\n",
-        "recording.retain": "[recording]\nretain='1d'\n",
-        "evidence": "[evidence]\ncheckpoint_seconds = 1\n",
-        "defaults.breaker": "[defaults]\nbreaker={failures=1}\n",
-        "gateway.counters=redis": "[gateway]\ncounters='redis://h'\n",
-        "servers.*.tools.*.cost": "[servers.x]\ncommand='a'\n[servers.x.tools.t]\ncost=1\n",
-    }
-    for section, text in examples.items():
-        if section in ACTIVE_SECTIONS:
-            loads(text)
-        else:
-            assert "not available in this version" in faults(text)[0], section
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [
+        ("gateway.counters=redis", "[gateway]\ncounters='redis://h'\n"),
+        ("gateway.store=postgresql", "[gateway]\nstore='postgresql://h/d'\n"),
+    ],
+)
+def test_what_does_nothing_yet_is_refused(section: str, text: str) -> None:
+    assert section in LATER
+    assert "not available in this version" in faults(text)[0]
 
 
 def contract_example() -> str:
@@ -540,8 +528,6 @@ def test_a_command_that_only_looks_needs_no_secret_and_runs_no_command(tmp_path:
 
 @pytest.mark.rule("config.limits-that-meet-nothing")
 def test_a_limit_whose_globs_name_nothing_is_warned_of() -> None:
-    if not {"quotas", "interrupts"} <= ACTIVE_SECTIONS:
-        pytest.skip(NOT_HERE + "quotas and interrupts are not in this version")
     key = key_digest(KEY)
     text = f"""[servers.git]\ncommand='a'\n[agents.desk]\nkey_sha256='{key}'\nroles=['reader']
 [[quotas]]\nmatch={{agent='dsk'}}\nlimit=1\nwindow='1h'
@@ -559,9 +545,8 @@ def test_a_limit_whose_globs_name_nothing_is_warned_of() -> None:
 
 
 def test_a_path_into_the_arguments_that_is_none_is_refused() -> None:
-    if "servers.*.tools.*.serialize_by" in ACTIVE_SECTIONS:
-        (line,) = faults("[servers.a]\ncommand='a'\n[servers.a.tools.t]\nserialize_by='repo_path'\n")
-        assert "is no path into the arguments" in line
+    (line,) = faults("[servers.a]\ncommand='a'\n[servers.a.tools.t]\nserialize_by='repo_path'\n")
+    assert "is no path into the arguments" in line
 
 
 @pytest.mark.rule("config.roots-exposed")
