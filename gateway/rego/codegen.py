@@ -749,9 +749,10 @@ class FunctionWriter(Writer):
             if not isinstance(ref, ast.Ref) or not self.is_index_path(ref):
                 return False
             items = other.items if isinstance(other, ast.ArrayTerm) else []
-            if not any(
-                isinstance(item, ast.Var) and item.name in self.bound and item.name not in self.known
-                for item in items or [other]
+            names = [item.name for item in items or [other] if isinstance(item, ast.Var)]
+            # To the index a variable is anything, also where it stands twice.
+            if len(set(names)) == len(names) and not any(
+                name in self.bound and name not in self.known for name in names
             ):
                 return False
         assert isinstance(ref, ast.Ref)
