@@ -5,6 +5,7 @@ all stages before, so that schema, policy and stops are judged anew.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, assert_never
 
 from gateway.decide.hold import Binding, Hold, HoldState, expiry, lookup_of, undecidable
@@ -14,9 +15,9 @@ from gateway.model.refusal import Code
 from gateway.model.verdict import PROCEED, Answer, Outcome, Park, Proceed, Refuse, Verdict
 from gateway.ports import Clock, HoldBook, Settlement
 
-DECIDED = frozenset({HoldState.DENIED, HoldState.CLAIMED, HoldState.DONE})
-"""States that hold for the next identical call also where nothing would hold it by now: a person said no, or it runs, or it
-ran and its outcome was not told yet."""
+DECIDED = frozenset({HoldState.DENIED, HoldState.APPROVED, HoldState.CLAIMED, HoldState.DONE})
+"""States that hold for the next identical call also where nothing would hold it by now: a person said no; or said yes, perhaps
+to other arguments, which is used up by this call; or it runs; or it ran and its outcome was not told yet."""
 
 
 class Holds:
@@ -91,7 +92,12 @@ class Holds:
     # --- parts ---
 
     async def _use(self, call: Call, hold: Hold, binding: Binding) -> Verdict:
-        """Claim the approval, or void it where it was given for another call."""
+        """Claim the approval, or void it where it was given for another call.
+
+        It covers the reasons that it was given for: some of them may be gone by now, as where the arguments were narrowed.
+        """
+        if set(binding.reasons) <= set(hold.binding.reasons):
+            binding = replace(binding, reasons=hold.binding.reasons)
         after, write = self._book.claim(hold, binding, call.id)
         if write is not None:
             self._claims[call.id] = hold.id
@@ -101,19 +107,10 @@ class Holds:
         if after.state is not HoldState.VOID:
             return parked(after)
         await self._book.void(hold, binding)
+        if not call.hold_reasons:
+            return _mismatch(call, hold, None) if hold.narrowed else PROCEED
         verdict = await self._open(call, binding)
-        if isinstance(verdict, Park):
-            return Refuse(
-                code=Code.HOLD_MISMATCH,
-                message=(
-                    f"{call.target} was approved, but what would run now is not what was approved (the arguments, the tool, "
-                    f"its server or the policy changed). Nothing was run. A new approval was asked for: hold {verdict.hold_id}. "
-                    "Call again with the same arguments to use it."
-                ),
-                rule=hold.id,
-                facts={"hold": hold.id, "new_hold": verdict.hold_id},
-            )
-        return verdict
+        return _mismatch(call, hold, verdict.hold_id) if isinstance(verdict, Park) else verdict
 
     async def _open(self, call: Call, binding: Binding) -> Verdict:
         settings, book = self._book.settings(), self._book
@@ -197,6 +194,24 @@ def parked(hold: Hold) -> Park:
             "do not change them and do not try another way."
         ),
         facts={"hold": hold.id},
+    )
+
+
+def _mismatch(call: Call, hold: Hold, new: str | None) -> Refuse:
+    """An approval met another call than it was given for, and is void."""
+    what = (
+        f"A new approval was asked for: hold {new}. Call again with the same arguments to use it."
+        if new is not None
+        else "Call again to have it judged anew."
+    )
+    return Refuse(
+        code=Code.HOLD_MISMATCH,
+        message=(
+            f"{call.target} was approved, but what would run now is not what was approved (the arguments, the tool, "
+            f"its server or the policy changed). Nothing was run. {what}"
+        ),
+        rule=hold.id,
+        facts={"hold": hold.id, "new_hold": new},
     )
 
 

@@ -305,6 +305,53 @@ async def test_an_operator_may_narrow_the_arguments_and_the_record_shows_both(tm
         assert (shown["received"], shown["arguments"]) == (HELD, {"held": True, "amount": 1})
 
 
+@pytest.mark.rule("hold.narrowed", "hold.approval-starts-nothing")
+async def test_arguments_that_are_narrowed_to_what_nobody_holds_are_approved_once(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    rego = ALLOW["gateway.rego"].replace("input.arguments.held", "input.arguments.amount > 5")
+    async with running(tmp_path, table(server), policies={"gateway.rego": rego}) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id, arguments={"amount": 3})
+        assert isinstance(await execute(runtime, "s__pay", HELD), Completed)
+        assert (await held(runtime)).hold_id != waiting.hold_id
+        assert [effect["arguments"] for effect in server.effects("paid")] == [{"amount": 3}]
+        hold = runtime.book.get(waiting.hold_id)
+        assert hold is not None
+        assert hold.state is HoldState.DONE
+
+
+@pytest.mark.rule("hold.narrowed", "hold.bound-to-one-call")
+async def test_narrowed_arguments_are_not_sent_once_their_approval_is_void(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    rego = ALLOW["gateway.rego"].replace("input.arguments.held", "input.arguments.amount > 5")
+    async with running(tmp_path, table(server), policies={"gateway.rego": rego}) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id, arguments={"amount": 3})
+        file = tmp_path / "policies" / "gateway.rego"
+        file.write_text(rego + "\n# changed\n")
+        assert (await runtime.snapshots.reload()).accepted
+        refusal = refused(await execute(runtime, "s__pay", HELD), Code.HOLD_MISMATCH)
+        assert "judged anew" in refusal.message
+        assert (await held(runtime)).hold_id != waiting.hold_id
+        assert server.effects("paid") == []
+
+
+@pytest.mark.rule("hold.bound-to-one-call")
+async def test_an_approval_that_the_policy_needs_no_more_is_used_up_or_void(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id)
+        file = tmp_path / "policies" / "gateway.rego"
+        file.write_text(file.read_text().replace("input.arguments.held", "input.arguments.amount > 1000"))
+        assert (await runtime.snapshots.reload()).accepted
+        for _ in range(2):
+            assert isinstance(await execute(runtime, "s__pay", HELD), Completed)
+        hold = runtime.book.get(waiting.hold_id)
+        assert hold is not None
+        assert hold.state is HoldState.VOID
+
+
 @pytest.mark.rule("hold.roles")
 @pytest.mark.parametrize("operator", [None, Operator(id="v", role="viewer"), Operator(id="x", role="")])
 async def test_nobody_without_the_role_decides(tmp_path: Path, operator: Operator | None) -> None:
