@@ -156,8 +156,10 @@ class Gateway:
             raise ValueError("params._meta is not an object")
         meta: Mapping[str, Any] = received or {}
         key, why = meta.get("gateway/idempotency-key"), meta.get("gateway/why")
-        if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= 256):
-            raise ValueError("params._meta['gateway/idempotency-key'] is not a string of 1 to 256 characters")
+        if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= 256 or key[0] == "\0"):
+            raise ValueError(
+                "params._meta['gateway/idempotency-key'] is not a text of 1 to 256 characters, NUL not first"
+            )
         if any(name.startswith(RESERVED) for name in meta):
             meta = {name: value for name, value in meta.items() if not name.startswith(RESERVED)}
         rest = {name: value for name, value in params.items() if name != "_meta"} if received is not None else params

@@ -214,7 +214,8 @@ class Kept:
 
     digest: str
     """Of (principal, server, tool, arguments)."""
-    outcome: Outcome
+    outcome: Outcome | None
+    """None: it is in the store alone (`Keys.outcome`)."""
     call_id: str
     until: float
 
@@ -223,7 +224,15 @@ class Keys(Protocol):
     """Idempotency keys and what is kept under them, durable."""
 
     def kept(self, principal: str, key: str) -> Kept | None:
-        """What is kept under a key, unexpired; from memory."""
+        """What is known of a key, unexpired; from memory."""
+        ...
+
+    async def outcome(self, principal: str, key: str) -> Outcome | None:
+        """The outcome that is kept under a key; None where there is none any more.
+
+        Raises:
+            JournalUnavailable: the store cannot be read.
+        """
         ...
 
     def taken(self, *, principal: str, key: str, digest: str, call_id: str, until: float) -> Write:

@@ -88,7 +88,9 @@ class Deduplicate:
         if (kept := self._keys.kept(*name)) is not None:
             if kept.digest != digest:
                 return conflict(kept.call_id)
-            return Answer(outcome=shared(kept.outcome), facts={"kept_from": kept.call_id})
+            if (outcome := kept.outcome or await self._keys.outcome(*name)) is None:
+                return await self.admit(call)  # it ended in this moment
+            return Answer(outcome=shared(outcome), facts={"kept_from": kept.call_id})
         self._flights[name] = _Flight(digest, call.id)
         until = self._clock.time_ns() / 1e9 + ttl
         self._held[call.id] = name, until
@@ -107,7 +109,7 @@ class Deduplicate:
             key=name[1],
             digest=flight.digest,
             call_id=call.id,
-            until=FOREVER if isinstance(outcome, Failed) else until,
+            until=FOREVER if isinstance(outcome, Failed) and call.idempotency_key is not None else until,
             outcome=outcome if keeps(outcome) else None,
         )
         return Settlement(writes=(write,))
