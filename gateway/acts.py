@@ -474,6 +474,7 @@ class Acts:
         subject, name = _subject(params)
         now = self._clock.time_ns() / 1e9
         seconds = params.get("for_seconds")
+        self._check_subject(subject, name)
         client = ""
         if subject == "session":
             found = next((run.call for run in self._engine.running() if run.call.session_id == name), None)
@@ -497,6 +498,21 @@ class Acts:
         )
         self._stop(stop)
         return asdict(stop)
+
+    def _check_subject(self, subject: Subject, name: str) -> None:
+        """Refuse what nobody is called: a pause with a slip of the pen would stop nothing and look as if it did."""
+        match subject:
+            case "agent":
+                known, kind = list(self._principals()), "agent"
+            case "server" | "tool":
+                known, kind = [entry["name"] for entry in self._parts["servers"]()], "tool server"
+            case _:
+                return
+        asked = name.partition("/")[0] if subject == "tool" else name
+        if subject == "tool" and not name.partition("/")[2]:
+            raise ActInvalid(f"{name!r} names no tool; write server/tool")
+        if asked not in known:
+            raise ActUnknown(f"there is no {kind} {asked!r}; there are {', '.join(sorted(known)) or 'none'}")
 
     async def _resume(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         subject, name = _subject(params)
@@ -537,14 +553,20 @@ class Acts:
     async def _resolve(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         """An operator has looked: the call that was in doubt is settled, its idempotency key is free."""
         call_id = str(params.get("call_id") or "")
-        if not self._resolve_doubt(call_id):
+        if not await self._freed(operator, call_id):
             raise ActRefused(f"no idempotency key is held by a call {call_id!r} that is in doubt")
+        return {"call_id": call_id, "resolved": True}
+
+    async def _freed(self, operator: Operator, call_id: str) -> bool:
+        """Free the idempotency key that a call in doubt holds, here and in the store; False where it holds none."""
+        if not self._resolve_doubt(call_id):
+            return False
         await self._journal.record(
             "state.changed",
             {"kind": "doubt", "subject": call_id, "state": "resolved", "by": operator.id},
             (Write(kind="idempotency.resolved", data={"call_id": call_id}),),
         )
-        return {"call_id": call_id, "resolved": True}
+        return True
 
     async def _erased(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         """Erase payloads of one recorded call: `{id, roles?}`."""
@@ -576,7 +598,7 @@ class Acts:
                 f"{letter.tool} may have run already, and nobody knows; look first, then retry it with "
                 "--i-know-it-may-run-twice, or drop it"
             )
-        self._resolve_doubt(letter.call_id)
+        await self._freed(operator, letter.call_id)
         done = await self._redo(letter)
         await self._letters.close(letter.call_id, "retried", operator.id, str(done["call_id"]))
         return done
@@ -584,7 +606,7 @@ class Acts:
     async def _drop_letter(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         letter = await self._letter(params)
         await self._letters.close(letter.call_id, "dropped", operator.id)
-        self._resolve_doubt(letter.call_id)
+        await self._freed(operator, letter.call_id)
         return {"call_id": letter.call_id, "dropped": True}
 
     async def _letter(self, params: Mapping[str, Any]) -> Any:

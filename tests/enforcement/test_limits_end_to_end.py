@@ -1,5 +1,6 @@
 """Quotas, breakers, pools, interrupts and idempotency through a whole gateway, with real tool servers."""
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -337,6 +338,27 @@ async def test_a_kill_cancels_what_is_in_flight_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("stop.subjects")
+@pytest.mark.parametrize("act", ["pause", "kill"])
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"agent": "lokal"}, "there is no agent 'lokal'; there are local"),
+        ({"server": "t"}, "there is no tool server 't'; there are s"),
+        ({"tool": "t/pay"}, "there is no tool server 't'; there are s"),
+        ({"tool": "pay"}, "write server/tool"),
+        ({"session": "nobody"}, "there is no session 'nobody'"),
+    ],
+)
+async def test_what_nobody_is_called_is_not_stopped_in_silence(
+    tmp_path: Path, act: str, params: dict[str, str], says: str
+) -> None:
+    async with running(tmp_path, server_table(scripted(tmp_path)) + OPERATORS) as runtime:
+        with pytest.raises(ActRefused, match=re.escape(says)):
+            await runtime.acts.perform(act, ANN, params)
+        assert await runtime.acts.perform("stops", None, {}) == []
+
+
+@pytest.mark.rule("stop.subjects")
 @pytest.mark.parametrize("params", [{}, {"agent": "local"}, {"server": "s"}, {"tool": "s/look"}])
 async def test_the_gateway_an_agent_a_server_or_a_tool_is_paused_and_resumed(
     tmp_path: Path, params: dict[str, str]
@@ -504,6 +526,31 @@ async def test_a_read_that_used_up_its_tries_is_kept_with_them_and_can_be_droppe
         assert await runtime.acts.perform("dead-letters.list", None, {}) == []
         dropped = await runtime.acts.perform("dead-letters.list", None, {"state": "dropped"})
         assert [letter["call_id"] for letter in dropped] == [letter["call_id"]]
+
+
+@pytest.mark.rule("deadletter.in-doubt", "idempotency.in-doubt")
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_to_retry_or_drop_what_is_in_doubt_frees_its_key_for_good(tmp_path: Path, restarted: bool) -> None:
+    server = scripted(
+        tmp_path, {"tools/call:pay": [[{"effect": "paid"}, {"die": 1}], [{"effect": "paid"}, {"text": "paid"}]]}
+    )
+    text = server_table(server) + OPERATORS
+    async with running(tmp_path, text) as runtime:
+        assert isinstance(await execute(runtime, "s__pay", {"n": 1}, **key("k")), Failed)
+        if not restarted:
+            (letter,) = await runtime.acts.perform("dead-letters.list", None, {})
+            wanted = {"call_id": letter["call_id"], "may_run_twice": True}
+            done = await runtime.acts.perform("dead-letters.retry", ANN, wanted)
+            assert done["result"]["content"][0]["text"] == "paid", done
+            assert text_of(await execute(runtime, "s__pay", {"n": 1}, **key("k"))) == "paid"
+            assert len(server.effects("paid")) == 2
+            return
+    async with running(tmp_path, text) as runtime:
+        (letter,) = await runtime.acts.perform("dead-letters.list", None, {})
+        await runtime.acts.perform("dead-letters.drop", ANN, {"call_id": letter["call_id"]})
+    async with running(tmp_path, text) as runtime:
+        assert text_of(await execute(runtime, "s__pay", {"n": 1}, **key("k"))) == "paid"
+    assert len(server.effects("paid")) == 2
 
 
 async def test_a_retry_goes_through_the_whole_chain(tmp_path: Path) -> None:

@@ -58,10 +58,10 @@ async def test_every_record_of_a_whole_gateway_meets_its_schema_and_its_question
             [hold] = runtime.book.all()
             await runtime.acts.perform("holds.show", ANN, {"id": hold.id})
             await runtime.acts.perform("holds.approve", ANN, {"id": hold.id})
-        await runtime.acts.perform("pause", ANN, {"agent": "someone", "reason": "test"})
-        await runtime.acts.perform("resume", ANN, {"agent": "someone"})
+        await runtime.acts.perform("pause", ANN, {"agent": "local", "reason": "test"})
+        await runtime.acts.perform("resume", ANN, {"agent": "local"})
         with pytest.raises(ActRefused):
-            await runtime.acts.perform("pause", None, {"agent": "someone"})
+            await runtime.acts.perform("pause", None, {"agent": "local"})
         await runtime.acts.perform("reload", ANN, {})
         gateway.events.publish(AuthenticationRefused(at=0.0, reason="no key", remote="127.0.0.1"))
         await until(lambda: runtime.journal.status.queued == 0)
