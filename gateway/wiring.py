@@ -55,7 +55,7 @@ from gateway.edge.settings import EdgeSettings
 from gateway.edge.stdio import serve_stdio, stdio_streams, take_stdio
 from gateway.engine import Engine
 from gateway.joining import attend
-from gateway.model.call import Call, Client, HoldReason, Principal, Risk
+from gateway.model.call import Call, Client, HoldReason, Method, Principal, Risk
 from gateway.model.errors import GatewayError, JournalUnavailable
 from gateway.model.events import (
     AuthenticationRefused,
@@ -922,13 +922,19 @@ async def resend_as(runtime: Runtime, params: Mapping[str, Any], acting: ActingO
     principal = configuration.agents[str(name)].principal
     wanted = dict(params.get("params") or {})
     view = await runtime.gateway.view(principal)
-    entry = view.tools.get(str(wanted.get("name"))) if params.get("method") == "tools/call" else None
-    writes = entry is not None and entry.risk is not Risk.READ
+    method = str(params.get("method"))
+    risk = Risk.READ
+    if method == Method.CALL_TOOL:
+        if (entry := view.tools.get(str(wanted.get("name")))) is not None:
+            risk = entry.risk
+    elif method not in (Method.GET_PROMPT, Method.READ_RESOURCE, Method.SUBSCRIBE, Method.COMPLETE):
+        risk = Risk.WRITE  # an extension's: who knows what it does
+    writes = risk is not Risk.READ
     if writes and params.get("include_writes") is not True:
-        return {"skipped": f"it is a {entry.risk} call; --include-writes makes it again"}  # type: ignore[union-attr]
+        return {"skipped": f"it is a {risk} call; --include-writes makes it again"}
     try:
         call = runtime.gateway.call(
-            method=str(params.get("method")),
+            method=method,
             params=wanted,
             principal=principal,
             session_id=str(params.get("session_id") or new_id())[:128],

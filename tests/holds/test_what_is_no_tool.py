@@ -12,6 +12,7 @@ from gateway.decide.hold import Operator
 from gateway.model.call import LOCAL, Client, Method
 from gateway.model.refusal import Code
 from gateway.model.verdict import Completed, Held, Outcome, Refused
+from gateway.owner import ActingOperator
 from tests.running import OPERATORS, Silent, running, server_table
 from tests.scripted_server import Scripted, tool
 
@@ -117,3 +118,17 @@ async def test_a_key_stands_for_the_method_with_its_params(
         assert isinstance(outcome, Refused), outcome
         assert outcome.code is Code.IDEMPOTENCY_CONFLICT
         assert len(server.effects()) == 1
+
+
+@pytest.mark.rule("replay.resend")
+async def test_an_extensions_method_is_a_write_to_who_makes_recorded_calls_again(tmp_path: Path) -> None:
+    server = scripted(tmp_path)
+    otto = ActingOperator(name="otto", role="operator")
+    async with running(tmp_path, text(server), policies=ALLOWS) as runtime:
+        wanted = {"agent": "local", "method": "notes/delete", "params": {"id": 1}}
+        assert "include-writes" in (await wiring.resend_as(runtime, wanted, otto))["skipped"]
+        parked = await wiring.resend_as(runtime, {**wanted, "include_writes": True}, otto)
+        assert parked["refusal"]["code"] == "hold.pending"
+        assert server.effects() == []
+        reading = {"agent": "local", "method": "resources/read", "params": {"uri": "doc://one"}}
+        assert (await wiring.resend_as(runtime, reading, otto))["result"]["contents"] == []
