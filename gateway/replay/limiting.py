@@ -68,6 +68,8 @@ async def limited(
     second = Quotas(lambda: quotas, ledger, clock)
     kinds = {rule.kind for rule in interrupts}
     ends: list[tuple[float, int, Call, Outcome, bool]] = []
+    waiting: set[str] = set()
+    """The holds that calls met so far."""
 
     async def settle(until: float) -> None:
         while ends and ends[0][0] <= until:
@@ -82,7 +84,7 @@ async def limited(
         if not command["server"] or command.get("waited_for") or command["replay_of"]:
             tally.unasked += 1
             continue
-        call = _call(each, snapshot, cost)
+        call = _call(each, snapshot, cost, waiting)
         about = {"call_id": call.id, "agent": call.principal.id, "tool": f"{call.server}/{call.name}"}
         if why := _unknown(each, kinds):
             tally.undecidable.append(Unjudged(**about, why=why))
@@ -119,8 +121,13 @@ async def limited(
     return tally
 
 
-def _call(each: CallRecord, snapshot: Snapshot, cost: Callable[[str, str], float | None]) -> Call:
+def _call(each: CallRecord, snapshot: Snapshot, cost: Callable[[str, str], float | None], waiting: set[str]) -> Call:
+    """The call as the stages take it; one that polled for a hold or was released by it counts no further."""
     command = each.command
+    hold = _hold(each)
+    apart = hold in waiting
+    if hold:
+        waiting.add(hold)
     request = each.request() or {}
     params = request.get("params", {})
     arguments = params.get("arguments")
@@ -136,6 +143,8 @@ def _call(each: CallRecord, snapshot: Snapshot, cost: Callable[[str, str], float
         meta={},
         principal=Principal(id=command["principal"]["id"], roles=tuple(command["principal"]["roles"])),
         session_id=command["session_id"],
+        continues=command["logical_id"] != command["id"],
+        apart=apart,
         client=Client(name=command["client"]["name"]),
         snapshot=snapshot,
         received_at=command["received_at"],
@@ -155,6 +164,17 @@ def _call(each: CallRecord, snapshot: Snapshot, cost: Callable[[str, str], float
             cost=cost(server, name),
         ),
     )
+
+
+def _hold(each: CallRecord) -> str:
+    """The hold that a call waited for, or whose approval or outcome it took."""
+    outcome = each.body["outcome"]
+    if outcome["kind"] == "held":
+        return str(outcome["hold_id"])
+    for step in each.body["trail"]:
+        if step["stage"] == "hold" and step["verdict"] in ("proceed", "answer"):
+            return str(step["facts"].get("hold") or "")
+    return ""
 
 
 def _unknown(each: CallRecord, kinds: set[Any]) -> str:

@@ -94,7 +94,7 @@ class Interrupt:
         rules = self._rules()
         if (hold := self._hold(call)) is not None:
             return self._once_more(call, hold, rules, now)
-        if not rules or call.continues or call.type is not TargetType.TOOL:
+        if not rules or call.apart or call.continues or call.type is not TargetType.TOOL:
             return PROCEED
         met = self._arrive(rules, call, now)
         return self._met(met, call, now) if met else PROCEED
