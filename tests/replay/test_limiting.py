@@ -67,7 +67,8 @@ async def test_calls_that_polled_for_a_hold_or_were_released_by_it_count_no_furt
             for _ in range(4):
                 held = await execute(runtime, "s__pay", {"held": True})
                 assert isinstance(held, Held)
-            await runtime.acts.perform("holds.approve", ANN, {"id": held.hold_id})
+                waiting = held.hold_id
+            await runtime.acts.perform("holds.approve", ANN, {"id": waiting})
             assert isinstance(await execute(runtime, "s__pay", {"held": True}), Completed)
     config = tmp_path / "servers.toml"
     assert judged(config, LOOP % (3, "deny"), code=0, calls=10) == {}
