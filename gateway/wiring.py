@@ -290,7 +290,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             directory=configuration.directory,
         )
         retaining = Retention(journal=journal, signer=signer, clock=clock, settings=lambda: kept_for(current()))
-        await load_stops(journal, stops, now)
+        await load_stops(journal, stops, now, configuration.gateway.session_idle_seconds)
         await load_use(journal, ledger, limits.quotas(configuration), now)
 
         tasks = await stack.enter_async_context(anyio.create_task_group())

@@ -62,22 +62,25 @@ def _add(uses: dict[tuple[str, str], Use], key: tuple[str, str], window: Window,
     uses.setdefault(key, Use()).add(window, at, amount)
 
 
-async def load_stops(journal: Reads, stops: Stops, now: float) -> None:
-    """Bring back the pauses and kills that are in force."""
+async def load_stops(journal: Reads, stops: Stops, now: float, idle_seconds: float) -> None:
+    """Bring back the pauses and kills that are in force.
+
+    Args:
+        idle_seconds: after which a session has ended: those of a stopped one's client that had not are left alone.
+    """
     for subject, name, killed, reason, by, at, until, client in await journal.read(_stops):
         if until is None or until > now:
-            stops.put(
-                Stop(
-                    subject=subject,
-                    name=name,
-                    killed=bool(killed),
-                    reason=reason,
-                    by=by,
-                    at=at,
-                    until=until,
-                    client=client,
-                )
+            stop = Stop(
+                subject=subject,
+                name=name,
+                killed=bool(killed),
+                reason=reason,
+                by=by,
+                at=at,
+                until=until,
+                client=client,
             )
+            stops.put(stop, await journal.read(_neighbours, client, at, idle_seconds) if client else ())
 
 
 def stop_row(stop: Stop) -> Mapping[str, Any]:
@@ -91,6 +94,13 @@ def _use(raw: Any, since: float) -> list[Any]:
 
 def _stops(raw: Any) -> list[Any]:
     return list(raw.execute("SELECT subject, name, killed, reason, by, at, until, client FROM stops").fetchall())
+
+
+def _neighbours(raw: Any, client: str, at: float, idle_seconds: float) -> list[str]:
+    """The sessions of a client that were there at an instant."""
+    agent, _, name = client.partition("\0")
+    query = "SELECT id FROM sessions WHERE agent = ? AND client = ? AND first_at < ? AND last_at >= ?"
+    return [identifier for (identifier,) in raw.execute(query, (agent, name, at, at - idle_seconds)).fetchall()]
 
 
 def _reserved(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:

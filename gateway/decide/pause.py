@@ -6,7 +6,7 @@ may have several, and one that loops does not stop its neighbours.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -55,14 +55,18 @@ class Stops:
     def __iter__(self) -> Iterator[Stop]:
         return iter(tuple(self._by_key.values()))
 
-    def put(self, stop: Stop) -> None:
-        """Take in a stop; one of the same subject is replaced. A kill is not softened into a pause."""
+    def put(self, stop: Stop, there: Iterable[str] = ()) -> None:
+        """Take in a stop; one of the same subject is replaced. A kill is not softened into a pause.
+
+        Args:
+            there: further sessions of its client that were there before it, as a process before this one knew them.
+        """
         before = self._by_key.get(stop.key)
         if before is not None and before.killed and not stop.killed:
             stop = replace(stop, killed=True, until=before.until)
         self._by_key[stop.key] = stop
         if stop.client:
-            others = {session for session, client in self._seen.items() if client == stop.client}
+            others = {session for session, client in self._seen.items() if client == stop.client}.union(there)
             self._by_client.setdefault(stop.client, {})[stop.key] = stop, others - {stop.name}
 
     def resume(self, subject: Subject, name: str) -> Stop | None:

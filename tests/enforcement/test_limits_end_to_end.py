@@ -272,6 +272,12 @@ async def test_a_session_that_is_paused_leaves_its_clients_other_sessions_alone(
         refused(await execute(runtime, "s__look", {"n": 1}), Code.GATEWAY_PAUSED)
         assert isinstance(await execute(runtime, "s__look", {}, session="window-2"), Completed)
         refused(await execute(runtime, "s__look", {}, session="window-3"), Code.GATEWAY_PAUSED)
+    async with running(
+        tmp_path, text
+    ) as runtime:  # a stdio client's session goes on when its process's owner is another
+        assert isinstance(await execute(runtime, "s__look", {}, session="window-2"), Completed)
+        for session in ("session-1", "window-3", "window-4"):
+            refused(await execute(runtime, "s__look", {}, session=session), Code.GATEWAY_PAUSED)
 
 
 @pytest.mark.rule("interrupt.then")
