@@ -19,7 +19,7 @@ from gateway.model.ids import new_id
 from gateway.model.snapshot import Snapshot, View
 from gateway.model.value import replace
 from gateway.model.verdict import Completed, Held, Outcome
-from gateway.ports import Caller, Clock, Directory, Events, SessionChannel
+from gateway.ports import UNNAMED, Caller, Clock, Directory, Events, SessionChannel
 
 __all__ = ["AgentKey", "Gateway", "new_id"]
 
@@ -156,7 +156,7 @@ class Gateway:
             raise ValueError("params._meta is not an object")
         meta: Mapping[str, Any] = received or {}
         key, why = meta.get("gateway/idempotency-key"), meta.get("gateway/why")
-        if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= 256 or key[0] == "\0"):
+        if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= 256 or key.startswith(UNNAMED)):
             raise ValueError(
                 "params._meta['gateway/idempotency-key'] is not a text of 1 to 256 characters, NUL not first"
             )

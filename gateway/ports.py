@@ -208,6 +208,14 @@ class Journal(Protocol):
         ...
 
 
+FOREVER = 1e15
+"""Until when a key in doubt stays: until an operator resolves it."""
+
+UNNAMED = "\0"
+"""Begins the keys of the gateway's own making, under which identical calls without a key are one for a while. No agent's key
+begins with it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """What is known of a key whose call has ended."""

@@ -20,15 +20,9 @@ from gateway.adapters.writes import Chained, Statement, WriteKind
 from gateway.model.call import Call
 from gateway.model.refusal import Code
 from gateway.model.verdict import Failed, Outcome, Write
-from gateway.ports import Clock, Kept
+from gateway.ports import FOREVER, UNNAMED, Clock, Kept
 
 PURPOSE = "idempotency"
-
-FOREVER = 1e15
-"""A key in doubt stays until an operator resolves it."""
-
-UNNAMED = "\0"
-"""Begins the keys of the gateway's own making, under which identical calls without a key are one for a while."""
 
 LATEST = 64
 """Outcomes that stay in memory whatever their size: the store may not have them yet."""

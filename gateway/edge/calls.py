@@ -47,7 +47,7 @@ from gateway.edge.sessions import Session
 from gateway.edge.settings import EdgeSettings
 from gateway.model.call import Call, Client, Method, Principal
 from gateway.model.value import replace
-from gateway.model.verdict import Completed, Outcome
+from gateway.model.verdict import Completed, Outcome, input_required
 
 logger = logging.getLogger("gateway.edge")
 
@@ -406,16 +406,6 @@ def forwarded(params: dict[str, Any] | None) -> dict[str, Any]:
     if isinstance(meta, dict) and not HOP_KEYS.isdisjoint(meta):
         return {**params, "_meta": {key: value for key, value in meta.items() if key not in HOP_KEYS}}
     return params
-
-
-def input_required(outcome: Outcome) -> dict[str, Any] | None:
-    """The result's members, where it says that the tool server needs input."""
-    if not isinstance(outcome, Completed) or outcome.result is None or b'"input_required"' not in outcome.result:
-        return None
-    members = orjson.loads(outcome.result)
-    if isinstance(members, dict) and members.get("resultType") == "input_required":
-        return members
-    return None
 
 
 def _call(

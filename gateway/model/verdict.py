@@ -166,12 +166,19 @@ class Trail:
     steps: list[Step] = dataclass_field(default_factory=list)
 
 
-def needs_input(outcome: Outcome) -> bool:
-    """Whether the tool server answered that it needs input first (2026-07-28): the call goes on in another round."""
+def input_required(outcome: Outcome) -> dict[str, Any] | None:
+    """The result's members, where the tool server needs input first (2026-07-28): the call goes on in another round."""
     if not isinstance(outcome, Completed) or outcome.result is None or b'"input_required"' not in outcome.result:
-        return False
+        return None
     members = orjson.loads(outcome.result)
-    return isinstance(members, dict) and members.get("resultType") == "input_required"
+    if isinstance(members, dict) and members.get("resultType") == "input_required":
+        return members
+    return None
+
+
+def needs_input(outcome: Outcome) -> bool:
+    """Whether it does."""
+    return input_required(outcome) is not None
 
 
 def executed(outcome: Outcome) -> Executed:

@@ -30,6 +30,7 @@ import orjson
 
 from gateway.config import RetrySettings, ServerSettings
 from gateway.decide.retry import RetryBudget, backoff_seconds
+from gateway.decide.uris import denied
 from gateway.model.call import Call, Method, TargetType
 from gateway.model.refusal import Code
 from gateway.model.snapshot import ServerCatalogue
@@ -587,7 +588,7 @@ class ToolServer:
         """A URI that a template or a link leads to may be denied all the same."""
         if call.method not in (Method.READ_RESOURCE, Method.SUBSCRIBE):
             return None
-        if not any(glob.matches("resource", call.name) for glob in self.settings.deny):
+        if not denied(self.settings, call.name):
             return None
         message = f"Resource not found: {call.target}"
         error = {"code": -32602, "message": message, "data": {"uri": call.target}}

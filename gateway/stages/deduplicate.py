@@ -37,10 +37,7 @@ from gateway.model.verdict import (
     Verdict,
     needs_input,
 )
-from gateway.ports import Clock, Keys, Settlement
-
-FOREVER = 1e15
-"""An outcome in doubt stays until an operator resolves it."""
+from gateway.ports import FOREVER, UNNAMED, Clock, Keys, Settlement
 
 
 @dataclass(slots=True)
@@ -77,8 +74,7 @@ class Deduplicate:
             if ttl <= 0 or call.risk is Risk.READ or call.type is not TargetType.TOOL:
                 return PROCEED
         digest = lookup_of(call)
-        # A key of the gateway's own making cannot be met by an agent's: theirs have no NUL in front.
-        name = (call.principal.id, key if key is not None else f"\0{digest}")
+        name = (call.principal.id, key if key is not None else UNNAMED + digest)
         if (flight := self._flights.get(name)) is not None:
             if flight.digest != digest:
                 return conflict(flight.call_id)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from gateway.adapters.journal import SqlJournal, open_journal
-from gateway.adapters.keys import FOREVER, LATEST, WRITES, StoredKeys
+from gateway.adapters.keys import LATEST, WRITES, StoredKeys
 from gateway.adapters.sealing import open_seal
 from gateway.model.refusal import Code
 from gateway.model.verdict import Completed, Failed, Outcome, Write
+from gateway.ports import FOREVER
 from tests.evidence.test_retention import SetClock
 
 pytestmark = pytest.mark.anyio

@@ -5,13 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.adapters.system import EventFanout
+from gateway.decide.uris import denied, fits, template_pattern, walked
 from gateway.directory import permitted
 from gateway.model.call import Call, Method, Principal, TargetType
 from gateway.model.events import SessionEnded
 from gateway.model.snapshot import Entry, Snapshot, View
 from gateway.model.value import replace
 from gateway.model.verdict import Completed, Proceed, Refuse
-from gateway.stages.resolve import Resolve, belongs, denied, fits, template_pattern, walked
+from gateway.stages.resolve import Resolve, belongs
 from tests.building import call, snapshot, tool
 
 pytestmark = pytest.mark.anyio
