@@ -545,13 +545,18 @@ def operator_of(configuration: Configuration, request: Request) -> Operator | No
     return None if found is None else Operator(id=found.name, role=found.role, groups=found.groups)
 
 
-async def event_stream(around: Surroundings, request: Request, allowed: Callable[[], bool]) -> Response:
+async def event_stream(
+    around: Surroundings, request: Request, allowed: Callable[[], bool], after: str | None = None
+) -> Response:
     """The feed as an answer.
+
+    Args:
+        after: the id behind which to begin, where the request has no `Last-Event-ID`.
 
     Raises:
         Fault: too many streams are open.
     """
-    stream = around.feed.stream(request.headers.get("last-event-id"), allowed)
+    stream = around.feed.stream(request.headers.get("last-event-id") or after, allowed)
     try:
         first = await anext(stream)
     except TooManyReaders:

@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 One `Feed` hears every event of the gateway and keeps a summary of the last `KEPT` in a ring: plain values, never the call
 itself, which may be large. A reader has a place in the ring and is woken when there is more; one that comes back names the
-last id it saw (`Last-Event-ID`) and goes on behind it. Who was too slow, or names an id of a process that is gone, is told
+last id it saw (`Last-Event-ID`) and goes on behind it, and so does a page, which names the `place` it was rendered at: what
+happens between its rendering and its first event is not lost. Who was too slow, or names an id of a process that is gone, is told
 `reset` and has to look anew. Nothing here waits for a reader, and where nobody has read for `FORGOTTEN_SECONDS` nothing is
 summed up either: calls do not pay for a console that is closed.
 """
@@ -74,6 +75,11 @@ class Feed:
         self._left = time.monotonic()
         """When the last reader left."""
         self._closed = False
+
+    @property
+    def place(self) -> str:
+        """The id of the last event: who reads from behind it hears all that happens from now on."""
+        return f"{self._era}-{self._number}"
 
     def receive(self, event: Event) -> None:
         """Take an event in; for `EventFanout.subscribe`."""

@@ -130,9 +130,9 @@ class Console:
                 await RedirectResponse(f"{BASE}/", 307)(scope, receive, sending)
                 return
             request = Request(scope)
-            scope.setdefault("state", {})["session"] = self._access.session(
-                request.cookies.get(COOKIE), self._around.configuration()
-            )
+            # Before anything is looked at: what a page shows is never older.
+            scope.setdefault("state", {})["place"] = self._around.feed.place
+            scope["state"]["session"] = self._access.session(request.cookies.get(COOKIE), self._around.configuration())
             try:
                 await application(scope, receive, sending)
             except Exception:
@@ -249,7 +249,7 @@ class Console:
             now = self._access.session(cookie, self._around.configuration())
             return bool(now.operator == session.operator)
 
-        return await event_stream(self._around, request, allowed)
+        return await event_stream(self._around, request, allowed, request.query_params.get("after"))
 
     # --- holds -----------------------------------------------------------------------------------------------------
 
@@ -490,6 +490,7 @@ class Console:
             "gateway_name": configuration.gateway.name, "operator": session.operator, "token": session.token,
             "may_decide": rank >= RANKS.index("approver"), "may_stop": rank >= RANKS.index("operator"),
             "has_operators": bool(configuration.operators), "said": "", "fault": "", "here": request.url.path,
+            "place": request.state.place,
         }  # fmt: skip
 
     def _page(self, request: Request, template: str, title: str, status: int = 200, **found: Any) -> Response:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 import pytest
 
+from gateway.model.events import StateChanged
 from gateway.model.verdict import Held
 from tests.console.serving import CLAUDE, KEYS, Served, scripted, serving, table
 from tests.running import execute, text_of
@@ -41,7 +42,7 @@ def chromium() -> str:
 async def browsing(
     size: tuple[int, int] = DESKTOP, scheme: Literal["dark", "light"] = "light"
 ) -> AsyncIterator["Page"]:
-    """A page whose faults are gathered, and are none at the end."""
+    """A page whose faults are gathered, and are none at the end. It ends before its server does, or it would miss it."""
     program = chromium()
     playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
     faults: list[str] = []
@@ -91,7 +92,7 @@ async def picture(page: "Page", name: str) -> None:
 @pytest.mark.rule("console.live", "console.decides")
 async def test_a_hold_appears_without_a_reload_and_is_approved(tmp_path: Path) -> None:
     server = scripted(tmp_path)
-    async with browsing() as page, serving(tmp_path, table(server)) as served:
+    async with serving(tmp_path, table(server)) as served, browsing() as page:
         await execute(served.runtime, "s__look", {"invoice": "2026-118"}, principal=CLAUDE)
         await login(page, served, "amy")
         await live(page)
@@ -114,7 +115,7 @@ async def test_a_hold_appears_without_a_reload_and_is_approved(tmp_path: Path) -
 @pytest.mark.rule("console.decides")
 async def test_a_hold_is_approved_with_narrowed_arguments(tmp_path: Path) -> None:
     server = scripted(tmp_path)
-    async with browsing() as page, serving(tmp_path, table(server)) as served:
+    async with serving(tmp_path, table(server)) as served, browsing() as page:
         hold = await held(served)
         await login(page, served, "amy")
         await page.goto(f"{served.base}/console/holds/{hold.hold_id}")
@@ -131,7 +132,7 @@ async def test_a_hold_is_approved_with_narrowed_arguments(tmp_path: Path) -> Non
 async def test_a_live_call_is_watched_and_its_session_killed(tmp_path: Path) -> None:
     server = scripted(tmp_path, {"gate": "go"})
     outcomes: list[Any] = []
-    async with browsing() as page, serving(tmp_path, table(server)) as served:
+    async with serving(tmp_path, table(server)) as served, browsing() as page:
         await login(page, served, "otto")
         await live(page)
 
@@ -166,7 +167,7 @@ async def test_a_live_call_is_watched_and_its_session_killed(tmp_path: Path) -> 
 @pytest.mark.rule("console.live")
 async def test_a_page_about_a_running_call_shows_its_end_by_itself(tmp_path: Path) -> None:
     server = scripted(tmp_path, {"gate": "go"})
-    async with browsing() as page, serving(tmp_path, table(server)) as served:
+    async with serving(tmp_path, table(server)) as served, browsing() as page:
         await login(page, served, "vic")
         async with anyio.create_task_group() as tasks:
 
@@ -186,7 +187,7 @@ async def test_a_page_about_a_running_call_shows_its_end_by_itself(tmp_path: Pat
 
 @pytest.mark.rule("console.keyboard")
 async def test_a_hold_is_denied_by_keyboard_alone(tmp_path: Path) -> None:
-    async with browsing() as page, serving(tmp_path, table(scripted(tmp_path))) as served:
+    async with serving(tmp_path, table(scripted(tmp_path))) as served, browsing() as page:
         hold = await held(served)
         await page.goto(f"{served.base}/console/holds/{hold.hold_id}")
         await page.keyboard.type(KEYS["amy"])  # the field has the focus
@@ -213,7 +214,7 @@ async def tab_to(page: "Page", identifier: str) -> None:
 
 @pytest.mark.rule("console.keyboard", "console.live")
 async def test_what_is_focused_or_typed_survives_an_update(tmp_path: Path) -> None:
-    async with browsing() as page, serving(tmp_path, table(scripted(tmp_path))) as served:
+    async with serving(tmp_path, table(scripted(tmp_path))) as served, browsing() as page:
         hold = await held(served)
         await login(page, served, "amy")
         await live(page)
@@ -227,6 +228,57 @@ async def test_what_is_focused_or_typed_survives_an_update(tmp_path: Path) -> No
         await served.ask("POST", f"/api/v1/holds/{hold.hold_id}/deny", who="fay")
         await page.wait_for_selector("section[data-kind=hold] >> text=denied")
         assert await page.input_value("#comment") == "half a senten"
+
+
+@pytest.mark.rule("console.live")
+async def test_what_happens_between_a_pages_rendering_and_its_first_event_is_shown(tmp_path: Path) -> None:
+    listening, asked = anyio.Event(), anyio.Event()
+
+    async def late(route: Any) -> None:
+        asked.set()
+        await listening.wait()
+        await route.continue_()
+
+    async with serving(tmp_path, table(scripted(tmp_path))) as served, browsing() as page:
+        hold = await held(served)
+        await login(page, served, "amy")
+        await page.route("**/console/events*", late)
+        await page.goto(f"{served.base}/console/holds/{hold.hold_id}")
+        await asked.wait()
+        await served.ask("POST", f"/api/v1/holds/{hold.hold_id}/deny", who="fay")
+        assert "pending" in await page.inner_text("section[data-kind=hold]")
+        listening.set()
+        await page.wait_for_selector("section[data-kind=hold] >> text=denied")
+
+
+@pytest.mark.rule("console.live")
+async def test_a_slow_answer_about_a_part_never_replaces_a_newer_one(tmp_path: Path) -> None:
+    slow, fetched = anyio.Event(), anyio.Event()
+    seen: list[str] = []
+
+    async def part(route: Any) -> None:
+        answer = await route.fetch()
+        seen.append(await answer.text())
+        if len(seen) == 1:
+            fetched.set()
+            await slow.wait()
+        await route.fulfill(response=answer)
+
+    async with serving(tmp_path, table(scripted(tmp_path))) as served, browsing() as page:
+        hold = await held(served)
+        await login(page, served, "amy")
+        await page.route("**/console/parts/hold/*", part)
+        await page.goto(f"{served.base}/console/holds/{hold.hold_id}")
+        await live(page)
+        served.runtime.events.publish(StateChanged(at=0.0, kind="hold", subject=hold.hold_id, state="pending"))
+        await fetched.wait()
+        await served.ask("POST", f"/api/v1/holds/{hold.hold_id}/deny", who="fay")
+        await anyio.sleep(0.6)  # more than the script waits before it looks
+        async with page.expect_response(lambda answer: "/parts/hold/" in answer.url):
+            slow.set()
+        await page.wait_for_selector("section[data-kind=hold] >> text=denied")
+        assert ["pending" in text for text in seen] == [True, False]
+        assert "pending" not in await page.inner_text("section[data-kind=hold]")
 
 
 CHECK = """() => {
@@ -271,7 +323,7 @@ async def test_every_page_has_labels_and_contrast_and_fits(
     tmp_path: Path, size: tuple[int, int], scheme: Literal["dark", "light"]
 ) -> None:
     quotas = '[[quotas]]\nmatch = { agent = "*" }\nper = "agent"\nlimit = 100\nwindow = "1h"\n'
-    async with browsing(size, scheme) as page, serving(tmp_path, table(scripted(tmp_path), more=quotas)) as served:
+    async with serving(tmp_path, table(scripted(tmp_path), more=quotas)) as served, browsing(size, scheme) as page:
         for number in range(3):
             await execute(served.runtime, "s__look", {"n": number}, principal=CLAUDE)
         await execute(served.runtime, "s__nope", {}, principal=CLAUDE)
@@ -311,7 +363,7 @@ async def test_the_check_of_labels_and_contrast_finds_what_is_wrong() -> None:
 async def test_the_one_time_link_opens_the_console_with_one_click(tmp_path: Path) -> None:
     from tests.running import server_table
 
-    async with browsing() as page, serving(tmp_path, server_table(scripted(tmp_path))) as served:
+    async with serving(tmp_path, server_table(scripted(tmp_path))) as served, browsing() as page:
         await page.goto(served.base + served.site.one_time_link())
         await page.wait_for_selector("button:focus")
         await page.keyboard.press("Enter")

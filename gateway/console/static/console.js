@@ -8,6 +8,7 @@ const PARTS = {
 };
 const QUIET_MS = 250;
 const waiting = new Map();
+const fetching = new Set();
 
 function state(text) {
   const place = document.getElementById("live");
@@ -21,20 +22,29 @@ function busy(part) {
 }
 
 async function refresh(part) {
-  if (busy(part)) return;
   const answer = await fetch(part.dataset.part, { headers: { accept: "text/html" }, redirect: "error" });
-  if (!answer.ok || busy(part)) return;
+  if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (busy(part)) return soon(part);
   const focused = part.contains(document.activeElement) ? document.activeElement.id : "";
   part.replaceChildren(...page.body.childNodes);
   if (focused) document.getElementById(focused)?.focus();
 }
 
+// One fetch of a part at a time, so that an older answer never replaces a newer one.
 function soon(part) {
   if (waiting.has(part)) return;
-  waiting.set(part, setTimeout(() => {
+  waiting.set(part, setTimeout(async () => {
     waiting.delete(part);
-    refresh(part).catch(() => state("not live: reload the page"));
+    if (fetching.has(part) || busy(part)) return soon(part);
+    fetching.add(part);
+    try {
+      await refresh(part);
+    } catch {
+      state("not live: reload the page");
+    } finally {
+      fetching.delete(part);
+    }
   }, QUIET_MS));
 }
 
@@ -47,9 +57,10 @@ function changed(name, message) {
 }
 
 if (document.querySelector("[data-part]")) {
-  const events = new EventSource("/console/events");
+  // From where this page was rendered, so that nothing between that and now is missed.
+  const events = new EventSource(`/console/events?after=${encodeURIComponent(document.getElementById("live").dataset.after)}`);
   events.onopen = () => state("live");
-  events.onerror = () => state("not live: trying again");
+  events.onerror = () => state(events.readyState === EventSource.CLOSED ? "not live: reload the page" : "not live: trying again");
   for (const name of Object.keys(PARTS)) events.addEventListener(name, (message) => changed(name, message));
   events.addEventListener("reset", () => changed("reset"));
   // What ages without an event (quotas, ages of calls) is looked at now and then.
