@@ -255,7 +255,9 @@ class HoldBook:
         event = self._changed.setdefault(identifier, anyio.Event())
         self._waiters[identifier] = self._waiters.get(identifier, 0) + 1
         try:
-            left = seconds if self._approved_by_expiry(hold) else hold.expires_at - self._now() + 0.01
+            # A pending hold changes by itself when its time is over; one in use has outlived its time or will.
+            ages = hold.state is HoldState.PENDING and not self._approved_by_expiry(hold)
+            left = hold.expires_at - self._now() + 0.01 if ages else seconds
             with anyio.move_on_after(max(0.0, min(seconds, left))):
                 await event.wait()
         finally:

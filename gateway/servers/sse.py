@@ -8,6 +8,9 @@ _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\n\r\n|\r\n\n|\r\r")
 """An empty line. A further `\n` that belongs to it opens the next event as one more empty line, which means nothing."""
 _LINES = re.compile(rb"\r\n|\n|\r")
 
+MIN_RETRY_SECONDS = 0.1
+MAX_RETRY_SECONDS = 60.0
+
 
 class EventTooLarge(Exception):
     """One event is larger than the bound."""
@@ -59,7 +62,7 @@ class EventParser:
         self.last_event_id: str | None = None
         """Where the stream can be taken up again, if its server supports that."""
         self.retry_seconds: float | None = None
-        """How long the server asks to wait before reconnecting."""
+        """How long the server asks to wait before reconnecting, within bounds: it never makes us a flood, nor gives us up."""
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the stream.
@@ -112,7 +115,8 @@ class EventParser:
                 case b"id" if b"\0" not in value:
                     self.last_event_id = value.decode("utf-8", "replace")
                 case b"retry" if value.isdigit():
-                    self.retry_seconds = min(int(value) / 1000, 60.0)
+                    asked = int(value) / 1000 if len(value) < 6 else MAX_RETRY_SECONDS
+                    self.retry_seconds = min(max(asked, MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
                 case _:
                     pass
         if data:

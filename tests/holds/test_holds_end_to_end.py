@@ -108,6 +108,34 @@ async def test_of_many_waiters_one_executes_and_all_get_its_outcome(tmp_path: Pa
         assert len(server.effects("paid")) == 1
 
 
+@pytest.mark.rule("hold.in-band", "hold.joined")
+async def test_waiting_for_an_approved_call_that_outlives_its_hold_is_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.control.PROGRESS_SECONDS", 0.1)
+    server, caller = scripted(tmp_path, {"gate": "go"}), Silent(progress=True)
+    outcomes: list[Outcome] = []
+    async with running(tmp_path, table(server, "inline_wait_seconds = 20\nexpires_seconds = 0.5")) as runtime:
+
+        async def ask(who: Silent) -> None:
+            outcomes.append(await execute(runtime, "s__pay", HELD, caller=who))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, Silent())
+            await until(runtime.book.pending)
+            (hold,) = runtime.book.all()
+            await approve(runtime, hold.id)
+            await server.wait_for("gate")
+            await until(lambda: runtime.gateway.clock.time_ns() / 1e9 > hold.expires_at)
+            tasks.start_soon(ask, caller)
+            await until(lambda: len(caller.heard) >= 2)
+            await anyio.sleep(0.5)
+            assert len(caller.heard) <= 10, "a sign of life now and then, not one after another"
+            server.open_gate("go")
+        assert [text_of(outcome) for outcome in outcomes] == ["paid"] * 2
+        assert len(server.effects("paid")) == 1
+
+
 @pytest.mark.rule("hold.client-left")
 async def test_a_client_that_left_after_forwarding_began_gets_the_outcome_with_its_next_identical_call(
     tmp_path: Path,

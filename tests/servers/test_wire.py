@@ -140,6 +140,17 @@ def test_an_event_stream_is_read_however_it_is_cut(end: str, size: int) -> None:
 
 
 @pytest.mark.rule("servers.event-streams")
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("0", 0.1), ("3", 0.1), ("2000", 2.0), ("99999", 60.0), ("1" + "0" * 5000, 60.0), ("-1", None), ("1e3", None)],
+)
+def test_the_time_a_stream_asks_for_before_reconnecting_is_bounded(said: str, seconds: float | None) -> None:
+    parser = EventParser(lambda _: None, 10_000)
+    parser.feed(f"retry: {said}\n\n".encode())
+    assert parser.retry_seconds == seconds
+
+
+@pytest.mark.rule("servers.event-streams")
 @pytest.mark.parametrize("size", [1, 100, 10_000])
 def test_an_event_beyond_the_bound_is_an_error_or_skipped_with_both_its_ends_known(size: int) -> None:
     stream = b'data: {"id":5,' + b"x" * 3000 + b',"end":1}\n\n' + b"data: next\n\n"
