@@ -165,6 +165,8 @@ class Engine:
             run.stage = name = stage.name
             try:
                 verdict = await stage.admit(call)
+            except JournalUnavailable as error:
+                return self._unrecorded(run, name, before, error)
             except Exception:
                 logger.exception("stage %s failed on call %s", name, call.id)
                 steps.append(Step(stage=name, verdict="crashed", elapsed_us=(now() - before) // 1000))
@@ -198,7 +200,12 @@ class Engine:
                         data=verdict.data,
                     )
                 case Park():
-                    return Held(hold_id=verdict.hold_id, expires_at=verdict.expires_at, message=verdict.message)
+                    return Held(
+                        hold_id=verdict.hold_id,
+                        expires_at=verdict.expires_at,
+                        message=verdict.message,
+                        running=verdict.running,
+                    )
                 case Answer():
                     if verdict.call is not None:
                         run.call = verdict.call
@@ -222,13 +229,7 @@ class Engine:
             )
         except JournalUnavailable as error:
             run.began = False
-            run.steps.append(Step(stage="journal", verdict="refuse", elapsed_us=self._since(before)))
-            logger.error("the journal cannot be written: %s", error)
-            return Refused(
-                stage="journal",
-                code=Code.JOURNAL_UNAVAILABLE,
-                message="The call was not made: it could not be recorded. Try again later.",
-            )
+            return self._unrecorded(run, "journal", before, error)
         after = self._now()
         run.steps.append(Step(stage="journal", verdict="proceed", elapsed_us=(after - before) // 1000))
         self._events.publish(CallForwarded(at=self._clock.time_ns() / 1e9, call=run.call))
@@ -310,6 +311,16 @@ class Engine:
             )
         )
         return outcome
+
+    def _unrecorded(self, run: Running, stage: str, before_ns: int, error: JournalUnavailable) -> Refused:
+        """No record, no call."""
+        run.steps.append(Step(stage=stage, verdict="refuse", elapsed_us=self._since(before_ns)))
+        logger.error("the journal cannot be used: %s", error)
+        return Refused(
+            stage=stage,
+            code=Code.JOURNAL_UNAVAILABLE,
+            message="The call was not made: it could not be recorded. Try again later.",
+        )
 
     def _since(self, before_ns: int) -> int:
         return (self._now() - before_ns) // 1000

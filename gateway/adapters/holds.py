@@ -75,6 +75,17 @@ class HoldSettings:
     max_pending_gateway: int = 200
 
 
+@dataclass(slots=True)
+class _Ended:
+    """What a claiming call ended with, while somebody is to be told."""
+
+    outcome: Outcome
+    left: int
+    """How many are, whoever they are: the claiming call's client (or who calls next, where it left), and who waits in-band."""
+    told: set[str]
+    """Sessions that asked while it ran, and were told to come back for it."""
+
+
 class Records(Protocol):
     """What the book needs of the journal."""
 
@@ -104,8 +115,10 @@ class HoldBook:
         self._holds: dict[str, Hold] = {}
         self._live: dict[str, str] = {}
         """Lookup digest to the id of the hold that the next identical call meets."""
-        self._outcomes: dict[str, tuple[Outcome, int]] = {}
-        """By hold: what its call ended with, and how many are still to be told."""
+        self._ended: dict[str, _Ended] = {}
+        """By hold."""
+        self._told: dict[str, set[str]] = {}
+        """By hold whose call runs: the sessions that were told so."""
         self._by_call: dict[str, str] = {}
         """Claiming call to its hold, from its end until its client got the outcome."""
         self._waiters: dict[str, int] = {}
@@ -205,35 +218,54 @@ class HoldBook:
         hold = self._holds.get(hold_id)
         if hold is None or hold.state is not HoldState.CLAIMED or hold.claimed_by != call_id:
             return ()
+        told = self._told.pop(hold_id, set())
         if did_not_run(outcome) or needs_input(outcome):
             after = release(hold)
         else:
             after = finish(hold)
-            self._outcomes[hold_id] = (outcome, self._waiters.get(hold_id, 0) + 1)
+            self._ended[hold_id] = _Ended(outcome, self._waiters.get(hold_id, 0) + 1, told)
             self._by_call[call_id] = hold_id
         self._keep(after)
         self._tell(after)
         return (Write(kind="hold.settled", data=self._row(after, "")),)
 
-    async def take_outcome(self, hold: Hold) -> Outcome | None:
-        """The outcome that is kept for an identical call, taken by asking for it.
+    def tell_running(self, hold: Hold, session_id: str) -> None:
+        """A session asked while the claiming call runs: what that comes to is kept for it, beside the call's own client."""
+        self._told.setdefault(hold.id, set()).add(session_id)
+
+    async def take_outcome(self, hold: Hold, session_id: str) -> Outcome | None:
+        """The outcome that is kept for an identical call, taken by asking for it. None: it is kept for nobody, or for others.
 
         Raises:
             JournalUnavailable: that it was taken could not be made durable, so it was not.
         """
-        outcome, left = self._outcomes.get(hold.id, (None, 0))
-        if outcome is None:
+        if (ended := self._ended.get(hold.id)) is None:
             return None
-        if left > 1:
-            self._outcomes[hold.id] = (outcome, left - 1)
-            return outcome
-        del self._outcomes[hold.id]
+        mine = ended.left > 0 or session_id in ended.told
+        if mine:
+            ended.left = max(0, ended.left - 1)
+            ended.told.discard(session_id)
+        else:
+            ended.told.clear()  # another call of the same takes its place
+        await self._drop_told(hold, ended)
+        return ended.outcome if mine else None
+
+    async def _drop_told(self, hold: Hold, ended: _Ended) -> None:
+        """Keep an outcome no longer, once everybody who is to be told was."""
+        if ended.left or ended.told:
+            return
+        del self._ended[hold.id]
         if self._live.get(hold.lookup) == hold.id:
             del self._live[hold.lookup]
-        await self._journal.record(
-            "hold.delivered", {"id": hold.id}, (Write(kind="hold.settled", data=self._row(hold, "")),)
-        )
-        return outcome
+        try:
+            await self._journal.record(
+                "hold.delivered", {"id": hold.id}, (Write(kind="hold.settled", data=self._row(hold, "")),)
+            )
+        except JournalUnavailable:
+            ended.left = 1
+            self._ended[hold.id] = ended
+            self._live.setdefault(hold.lookup, hold.id)
+            raise
 
     async def delivered(self, call_id: str) -> None:
         """The claiming call's own client got the outcome: it is not kept for it any more.
@@ -243,7 +275,9 @@ class HoldBook:
         hold_id = self._by_call.pop(call_id, None)
         if hold_id is not None and (hold := self._holds.get(hold_id)) is not None:
             try:
-                await self.take_outcome(hold)
+                if (ended := self._ended.get(hold_id)) is not None:
+                    ended.left = max(0, ended.left - 1)
+                    await self._drop_told(hold, ended)
             except JournalUnavailable as error:
                 logger.error("that the outcome of hold %s was delivered is not recorded: %s", hold_id, error)
 
@@ -427,12 +461,10 @@ class HoldBook:
             if hold.state is HoldState.CLAIMED:
                 hold = finish(hold)
                 message = "The gateway stopped while the call ran; whether it took effect is not known."
-                self._outcomes[identifier] = (
-                    Failed(code=Code.SERVER_LOST, message=message, in_doubt=True, sent=True),
-                    1,
-                )
+                lost = Failed(code=Code.SERVER_LOST, message=message, in_doubt=True, sent=True)
+                self._ended[identifier] = _Ended(lost, 1, set())
             elif hold.state is HoldState.DONE and stored.get("outcome") is not None:
-                self._outcomes[identifier] = (outcome_from_json(stored["outcome"]), 1)
+                self._ended[identifier] = _Ended(outcome_from_json(stored["outcome"]), 1, set())
             self._keep(hold)
 
     def envelopes(self, raw: Any, identifier: str) -> list[Mapping[str, Any]]:
@@ -445,14 +477,14 @@ class HoldBook:
     def _keep(self, hold: Hold) -> None:
         self._holds[hold.id] = hold
         self._had.add(hold.principal)
-        if hold.state in LIVE and (hold.state is not HoldState.DONE or hold.id in self._outcomes):
+        if hold.state in LIVE and (hold.state is not HoldState.DONE or hold.id in self._ended):
             self._live[hold.lookup] = hold.id
         elif self._live.get(hold.lookup) == hold.id and hold.state is not HoldState.EXPIRED:
             del self._live[hold.lookup]
 
     def _row(self, hold: Hold, before: str) -> dict[str, Any]:
-        outcome, left = self._outcomes.get(hold.id, (None, 0))
-        stored = {"hold": asdict(hold), "outcome": outcome_to_json(outcome) if left else None}
+        ended = self._ended.get(hold.id)
+        stored = {"hold": asdict(hold), "outcome": outcome_to_json(ended.outcome) if ended is not None else None}
         return {
             "id": hold.id,
             "state": str(hold.state),

@@ -246,6 +246,7 @@ def _outcome(each: CallRecord) -> tuple[Outcome | None, str]:
                 hold_id=found["hold_id"],
                 expires_at=found["expires_at"],
                 message=found["message"],
+                running=found.get("running", False),
                 decision_id=found["decision_id"],
                 call_id=call_id,
             ), ""

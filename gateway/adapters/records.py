@@ -820,6 +820,7 @@ def _outcome(outcome: Outcome) -> tuple[str, str | None, dict[str, Any]]:
                     "hold_id": outcome.hold_id,
                     "expires_at": outcome.expires_at,
                     "message": outcome.message,
+                    "running": outcome.running,
                     "decision_id": outcome.decision_id,
                 },
             )

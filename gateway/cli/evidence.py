@@ -594,7 +594,10 @@ def _explanation(body: Mapping[str, Any]) -> Iterator[str]:
             if outcome["rule"]:
                 yield f"  by the rule {outcome['rule']}"
         case "held":
-            yield f"HELD: waits for a person (hold {outcome['hold_id']}, until {_time(outcome['expires_at'])})."
+            if outcome.get("running"):
+                yield f"HELD: what was approved ran already, for another call of the same (hold {outcome['hold_id']})."
+            else:
+                yield f"HELD: waits for a person (hold {outcome['hold_id']}, until {_time(outcome['expires_at'])})."
             yield f"  {outcome['message']}"
         case "failed":
             yield f"FAILED{' (in doubt)' if outcome['in_doubt'] else ''}: {outcome['code']}"
@@ -608,7 +611,9 @@ def _explanation(body: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {ran[body['executed']]}"
     if outcome.get("decision_id"):
         yield f"  policy decision {outcome['decision_id']}, revision {body['command']['policy_revision']}"
-    code = "hold.pending" if outcome["kind"] == "held" else outcome.get("code")
+    code = outcome.get("code")
+    if outcome["kind"] == "held" and not outcome.get("running"):
+        code = "hold.pending"
     if code in known:
         yield f"  What to do: {REMEDIES[Code(code)]}"
     if body["recovered"]:

@@ -176,7 +176,7 @@ def refusal(call: Call, outcome: Refused | Held | Failed) -> dict[str, Any]:
                 "stage": "hold",
                 "reason": outcome.message,
                 "call_id": outcome.call_id or call.id,
-                "executed": "no",
+                "executed": "unknown" if outcome.running else "no",
                 "hold": {"id": outcome.hold_id, "expires_at": instant(outcome.expires_at)},
             }
             if outcome.decision_id is not None:
@@ -223,6 +223,9 @@ def for_the_model(body: Mapping[str, Any]) -> str:
     if not text.endswith((".", "!", "?")):
         text += "."
     lines = [f"{text} [{code.value}]"]
+    if code is Code.HOLD_PENDING and body["executed"] != "no":
+        lines.append("To learn its outcome, call the same tool with the same arguments again.")
+        return "\n".join(lines)
     match body["executed"]:
         case "no":
             pass

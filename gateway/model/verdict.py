@@ -74,6 +74,8 @@ class Park(Value, frozen=True, kw_only=True):
     hold_id: str
     expires_at: float
     message: str
+    running: bool = False
+    """As in `Held`."""
     facts: Facts = field(default_factory=dict)
 
 
@@ -127,6 +129,8 @@ class Held(Value, frozen=True, kw_only=True):
     hold_id: str
     expires_at: float
     message: str
+    running: bool = False
+    """It was approved, and runs now for another call of the same: this one did not run, the tool may have."""
     decision_id: str | None = None
     call_id: str | None = None
     """As in `Refused`."""

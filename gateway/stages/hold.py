@@ -58,9 +58,10 @@ class Holds:
                     facts={"hold": hold.id},
                 )
             case HoldState.CLAIMED:
-                return parked(hold)
+                self._book.tell_running(hold, call.session_id)
+                return running(hold)
             case HoldState.DONE:
-                if (outcome := await self._book.take_outcome(hold)) is not None:
+                if (outcome := await self._book.take_outcome(hold, call.session_id)) is not None:
                     return Answer(outcome=outcome, facts={"hold": hold.id, "claimed_by": hold.claimed_by})
                 return await self._open(call, binding) if call.hold_reasons else PROCEED
             case HoldState.APPROVED:
@@ -194,6 +195,20 @@ def parked(hold: Hold) -> Park:
             "do not change them and do not try another way."
         ),
         facts={"hold": hold.id},
+    )
+
+
+def running(hold: Hold) -> Park:
+    """What was approved runs now, for another call: not to be told as if it waited."""
+    return Park(
+        hold_id=hold.id,
+        expires_at=hold.expires_at,
+        running=True,
+        message=(
+            f"{hold.server}/{hold.tool} was approved and runs now, for an earlier call with the same arguments. Hold {hold.id}. "
+            "It has no outcome yet. Do not try it another way."
+        ),
+        facts={"hold": hold.id, "claimed_by": hold.claimed_by},
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.edge import wire
 from gateway.model.call import Call
 from gateway.model.refusal import CODES, Code
+from gateway.model.value import replace
 from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused
 from tests.building import call
 from tests.edge.test_parsing import values
@@ -92,6 +93,7 @@ def test_for_other_methods_the_same_object_is_the_data_of_a_json_rpc_error(outco
     assert error["data"] == {**said(outcome)["result"]["_meta"]["gateway/refusal"], "call_id": PROMPT_GET.id}
 
 
+@pytest.mark.rule("hold.running")
 def test_what_is_known_of_a_refusal_is_in_it() -> None:
     assert wire.refusal(TOOL_CALL, DENIED) == {
         "code": "policy.denied",
@@ -107,7 +109,13 @@ def test_what_is_known_of_a_refusal_is_in_it() -> None:
     assert "12.5 seconds" in wire.for_the_model(quota)
     held = wire.refusal(TOOL_CALL, HELD)
     assert held["hold"] == {"id": "hold-1", "expires_at": "2026-11-20T20:11:00Z"}
-    assert "hold-1" in wire.for_the_model(held)
+    assert "A person has to approve it: hold hold-1" in wire.for_the_model(held)
+    running = wire.refusal(TOOL_CALL, replace(HELD, running=True, message="It runs now"))
+    assert (running["code"], running["executed"]) == ("hold.pending", "unknown")
+    said = wire.for_the_model(running)
+    assert "has to approve" not in said
+    assert "Nothing has run" not in said
+    assert said.endswith("To learn its outcome, call the same tool with the same arguments again.")
     assert wire.refusal(TOOL_CALL, LOST)["executed"] == "unknown"
     assert "not known whether" in wire.for_the_model(wire.refusal(TOOL_CALL, LOST))
     assert wire.refusal(TOOL_CALL, TIMEOUT)["executed"] == "no"

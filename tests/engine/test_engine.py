@@ -182,6 +182,19 @@ async def test_nothing_is_forwarded_when_the_begin_cannot_be_written() -> None:
     assert script.lines == ["admit 0", "begin", "settle 0", "end"]
 
 
+@pytest.mark.rule("engine.journal-first")
+async def test_a_stage_whose_state_cannot_be_recorded_lets_nothing_through_and_says_why() -> None:
+    script = Script()
+    failing = Scripted("1", script, JournalUnavailable("the disk is full"))
+    journal = Keeping(script)
+    chain, _ = engine(script, [Scripted("0", script), failing], journal, Server(script))
+    outcome = await chain.execute(call(tool()), NoCaller())
+    assert isinstance(outcome, Refused)
+    assert (outcome.code, outcome.stage, outcome.executed) == (Code.JOURNAL_UNAVAILABLE, "1", "no")
+    assert script.lines == ["admit 0", "admit 1", "settle 0", "end"]
+    assert [step.verdict for step in journal.ends[0].steps] == ["proceed", "refuse"]
+
+
 async def test_an_outcome_that_cannot_be_recorded_is_still_the_truth_for_the_agent() -> None:
     script = Script()
     chain, _ = engine(script, [Scripted("0", script)], Keeping(script, fails="end"), Server(script))

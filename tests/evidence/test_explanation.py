@@ -36,6 +36,8 @@ class Told:
             Risk.WRITE, received_at=AT + 3, logical_id=self.held.id, waited_for="h-1", meta=self.held.meta
         )
         self.denied = a_call(received_at=AT + 4)
+        self.beside = a_call(Risk.WRITE, received_at=AT + 5, session_id="session-2")
+        """Asked while the same, approved, ran."""
         anyio.run(self._write)
 
     async def _write(self) -> None:
@@ -65,6 +67,7 @@ class Told:
             (self.held, held, {"began": False}),
             (self.again, done, {"steps": [FORWARD]}),
             (self.denied, refused, {"began": False, "steps": judged}),
+            (self.beside, Held(hold_id="h-1", expires_at=AT, message="It runs", running=True), {"began": False}),
         ]
         async with open_journal(self.path, clock=TestClock()) as journal:
             for call, outcome, more in outcomes:
@@ -126,7 +129,12 @@ def test_the_page_of_a_call_names_stage_code_rule_decision_and_what_to_do(told: 
         f"What to do: {REMEDIES[Code.POLICY_DENIED]}",
     ):
         assert part in page
-    assert "What to do: Decide" in told.run("calls", "show", told.held.id).stdout
+    held = told.run("calls", "show", told.held.id).stdout
+    assert "HELD: waits for a person (hold h-1" in held
+    assert "What to do: Decide" in held
+    beside = told.run("calls", "show", told.beside.id).stdout
+    assert "HELD: what was approved ran already, for another call of the same (hold h-1)" in beside
+    assert "What to do" not in beside
 
 
 @pytest.mark.rule("evidence.call-explained")

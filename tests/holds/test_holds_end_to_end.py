@@ -14,6 +14,7 @@ from gateway.acts import ActRefused
 from gateway.adapters.signing import APPROVAL_TYPE, SignatureInvalid, load_public, verify
 from gateway.decide.hold import HoldState, Operator
 from gateway.model.call import Principal
+from gateway.model.errors import JournalUnavailable
 from gateway.model.refusal import Code
 from gateway.model.verdict import Completed, Failed, Held, Outcome, Refused
 from tests.running import ALLOW, OPERATORS, Silent, execute, running, server_table, text_of, until
@@ -134,6 +135,74 @@ async def test_waiting_for_an_approved_call_that_outlives_its_hold_is_quiet(
             server.open_gate("go")
         assert [text_of(outcome) for outcome in outcomes] == ["paid"] * 2
         assert len(server.effects("paid")) == 1
+
+
+@pytest.mark.rule("hold.running")
+async def test_who_asks_while_the_approved_call_runs_is_told_so_and_not_that_it_waits(tmp_path: Path) -> None:
+    server = scripted(tmp_path, {"gate": "go"})
+    outcomes: list[Outcome] = []
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        assert not waiting.running
+        await approve(runtime, waiting.hold_id)
+
+        async def ask() -> None:
+            outcomes.append(await execute(runtime, "s__pay", HELD))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await server.wait_for("gate")
+            asked = await held(runtime)
+            assert (asked.hold_id, asked.running) == (waiting.hold_id, True)
+            assert "runs now" in asked.message
+            assert "Nothing was run" not in asked.message
+            server.open_gate("go")
+        # The client of the call that ran has its outcome by now; who was told to come back for it gets it as well, once.
+        assert text_of(outcomes[0]) == text_of(await execute(runtime, "s__pay", HELD)) == "paid"
+        assert (await held(runtime)).hold_id != waiting.hold_id
+    assert len(server.effects("paid")) == 1
+
+
+@pytest.mark.rule("hold.running")
+async def test_an_outcome_kept_for_one_session_answers_no_other(tmp_path: Path) -> None:
+    server = scripted(tmp_path, {"gate": "go"})
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(execute, runtime, "s__pay", HELD)
+            await server.wait_for("gate")
+            assert (await held(runtime, session="told")).running
+            server.open_gate("go")
+        another = await held(runtime, session="another")
+        assert another.hold_id != waiting.hold_id
+        assert (await held(runtime, session="told")).hold_id == another.hold_id
+    assert len(server.effects("paid")) == 1
+
+
+@pytest.mark.rule("hold.running")
+async def test_an_outcome_whose_handing_out_could_not_be_recorded_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = scripted(tmp_path, {"gate": "go"})
+    async with running(tmp_path, table(server)) as runtime:
+        waiting = await held(runtime)
+        await approve(runtime, waiting.hold_id)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(execute, runtime, "s__pay", HELD)
+            await server.wait_for("gate")
+            assert (await held(runtime)).running
+            server.open_gate("go")
+
+        async def record(*_: Any) -> None:
+            raise JournalUnavailable("the disk is full")
+
+        with monkeypatch.context() as full:
+            full.setattr(runtime.journal, "record", record)
+            refused(await execute(runtime, "s__pay", HELD), Code.JOURNAL_UNAVAILABLE)
+        assert text_of(await execute(runtime, "s__pay", HELD)) == "paid"
+        assert isinstance(await execute(runtime, "s__pay", HELD), Held)
+    assert len(server.effects("paid")) == 1
 
 
 @pytest.mark.rule("hold.client-left")

@@ -78,6 +78,7 @@ OUTCOMES: list[Outcome] = [
         decision_id="d.1",
     ),
     Held(hold_id="h-1", expires_at=1.0, message="wait"),
+    Held(hold_id="h-1", expires_at=1.0, message="it runs", running=True),
     Failed(code=Code.SERVER_TIMEOUT, message="late", in_doubt=True, retry_after_seconds=2.5),
 ]
 
