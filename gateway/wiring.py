@@ -316,7 +316,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             )
 
         hold_stage = Holds(book, lambda server: limits.server_fingerprint(current(), server), clock)
-        own = OwnTools(book.all, book.had)
+        own = OwnTools(book.all, book.had, book.keeps_outcome)
         directory = PolicyDirectory(
             events,
             clock,

@@ -159,6 +159,10 @@ class HoldBook:
         """The agents that have had a hold: they may ask for their state. The same set, which grows."""
         return self._had
 
+    def keeps_outcome(self, identifier: str, session_id: str) -> bool:
+        """Whether what a hold's call ended with is kept for this session's next identical call."""
+        return (ended := self._ended.get(identifier)) is not None and (ended.left > 0 or session_id in ended.told)
+
     def pending(self, principal: str | None = None) -> int:
         """How many calls wait for a decision, of one agent or of all."""
         return sum(

@@ -5,7 +5,7 @@ that have had a hold, and to nobody else. It decides and changes nothing.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import rfc8785
@@ -98,25 +98,33 @@ _NEXT: Final = {
     HoldState.APPROVED: "Approved. Call the tool again with exactly the same arguments; it runs once.",
     HoldState.DENIED: "Denied. Do not call it again; tell the user.",
     HoldState.EXPIRED: "Nobody decided in time. Calling the tool again asks again.",
-    HoldState.CLAIMED: "It runs now. Call the tool again with the same arguments to learn its outcome.",
-    HoldState.DONE: "It ran. If you do not have its outcome, call the tool again with the same arguments: you are given it once.",
+    HoldState.CLAIMED: "It runs now, and its outcome goes to the call that runs. To be given it here as well, call the tool again with the same arguments.",
+    HoldState.DONE: "It ran, and its outcome was given to you. Calling the tool again asks again.",
     HoldState.VOID: "What would have run was not what was approved. Calling the tool again asks again.",
     HoldState.LAPSED: "The approval was not used in time. Calling the tool again asks again.",
 }
 
 
-def told(holds: Iterable[Hold], principal: str, wanted: str | None = None) -> dict[str, Any]:
+_KEPT: Final = (
+    "It ran, and its outcome is kept for you. Call the tool again with the same arguments: you are given it once."
+)
+
+
+def told(
+    holds: Iterable[Hold], principal: str, wanted: str | None = None, *, kept: Callable[[str], bool]
+) -> dict[str, Any]:
     """What the tool answers: the holds of this principal and of nobody else, as time has left them.
 
     Args:
         holds: newest first.
         wanted: the one hold that was asked for; another principal's is not there.
+        kept: whether the outcome of a hold's call, by its id, is kept for whoever calls again.
     """
     own = (hold for hold in holds if hold.principal == principal and (wanted is None or hold.id == wanted))
-    return {"holds": [_told(hold) for hold, _ in zip(own, range(MAX_TOLD), strict=False)]}
+    return {"holds": [_told(hold, kept(hold.id)) for hold, _ in zip(own, range(MAX_TOLD), strict=False)]}
 
 
-def _told(hold: Hold) -> dict[str, Any]:
+def _told(hold: Hold, kept: bool) -> dict[str, Any]:
     said: dict[str, Any] = {
         "id": hold.id,
         "tool": f"{hold.server}/{hold.tool}",
@@ -129,7 +137,7 @@ def _told(hold: Hold) -> dict[str, Any]:
             {"operator": word.operator, "approved": word.approve, "at": word.at, "comment": word.comment}
             for word in hold.decisions
         ],
-        "next": _NEXT[hold.state],
+        "next": _KEPT if hold.state is HoldState.DONE and kept else _NEXT[hold.state],
     }
     if hold.valid_until is not None:
         said["valid_until"] = hold.valid_until

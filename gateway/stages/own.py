@@ -19,10 +19,13 @@ class OwnTools:
     Args:
         holds: every hold, newest first, as time has left it.
         had: the principals that ever had one.
+        kept: whether the outcome of a hold's call is kept for this session, should it call again: hold id, session id.
     """
 
-    def __init__(self, holds: Callable[[], Iterator[Hold]], had: AbstractSet[str]) -> None:
-        self._holds, self._had = holds, had
+    def __init__(
+        self, holds: Callable[[], Iterator[Hold]], had: AbstractSet[str], kept: Callable[[str, str], bool]
+    ) -> None:
+        self._holds, self._had, self._kept = holds, had, kept
 
     def offered(self, principal: Principal) -> tuple[str, ...]:
         """The names of the own tools that this principal is shown."""
@@ -37,7 +40,12 @@ class OwnTools:
                 facts={"problems": [{"path": problem.path, "message": problem.message} for problem in problems]},
                 call=call,
             )
-        said = told(self._holds(), call.principal.id, (call.arguments or {}).get("id"))
+        said = told(
+            self._holds(),
+            call.principal.id,
+            (call.arguments or {}).get("id"),
+            kept=lambda hold_id: self._kept(hold_id, call.session_id),
+        )
         text = orjson.dumps(said)
         result = {
             "content": [{"type": "text", "text": text.decode()}],

@@ -46,6 +46,12 @@ async def held(runtime: wiring.Runtime, arguments: Mapping[str, Any] = HELD, **m
     return outcome
 
 
+async def next_step(runtime: wiring.Runtime, session: str = "session-1") -> str:
+    """What `gateway__holds` says that the agent should do about its oldest hold."""
+    said = json.loads(text_of(await execute(runtime, "gateway__holds", session=session)))
+    return str(said["holds"][-1]["next"])
+
+
 def refused(outcome: Outcome, code: Code) -> Refused:
     assert isinstance(outcome, Refused), outcome
     assert outcome.code is code
@@ -156,9 +162,13 @@ async def test_who_asks_while_the_approved_call_runs_is_told_so_and_not_that_it_
             assert (asked.hold_id, asked.running) == (waiting.hold_id, True)
             assert "runs now" in asked.message
             assert "Nothing was run" not in asked.message
+            assert "It runs now" in await next_step(runtime)
             server.open_gate("go")
         # The client of the call that ran has its outcome by now; who was told to come back for it gets it as well, once.
+        assert "is kept for you" in await next_step(runtime)
+        assert "asks again" in await next_step(runtime, session="another")
         assert text_of(outcomes[0]) == text_of(await execute(runtime, "s__pay", HELD)) == "paid"
+        assert "asks again" in await next_step(runtime)
         assert (await held(runtime)).hold_id != waiting.hold_id
     assert len(server.effects("paid")) == 1
 
