@@ -6,7 +6,6 @@ or refused. Looking at what may hold secrets (a hold's arguments) is recorded to
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any, Literal, Protocol, cast
 
 from gateway.adapters import overview, queries
@@ -61,9 +60,9 @@ class Records(Protocol):
 class Book(Protocol):
     """What acts need of the book of holds."""
 
-    def get(self, identifier: str) -> Hold | None: ...
+    async def find(self, part: str) -> Sequence[Hold]: ...
 
-    def all(self) -> Any: ...
+    async def page(self, state: str, before: str | None, limit: int | None) -> Sequence[Hold]: ...
 
     def pending(self, principal: str | None = None) -> int: ...
 
@@ -387,22 +386,21 @@ class Acts:
 
     async def _list_holds(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         """Holds in a state, newest first; with `before` (an id) those opened earlier, with `limit` so many at most."""
-        wanted, before, limit = params.get("state"), params.get("before"), params.get("limit")
-        found = (
-            hold
-            for hold in sorted(self._book.all(), key=lambda hold: hold.id, reverse=True)
-            if wanted in (None, "all", str(hold.state)) and (before is None or hold.id < before)
+        limit = params.get("limit")
+        found = await self._book.page(
+            str(params.get("state") or "all"), params.get("before"), None if limit is None else int(limit)
         )
-        return [_summary(hold) for hold in islice(found, None if limit is None else int(limit))]
+        return [_summary(hold) for hold in found]
 
     async def _show_hold(self, operator: Operator, params: Mapping[str, Any]) -> Any:
-        hold = self._hold(params)
+        hold = await self._hold(params)
         await self._record("operator.viewed", {"operator": operator.id, "what": "hold", "id": hold.id})
         envelopes = await self._journal.read(self._book.envelopes, hold.id)
         return {
             **_summary(hold),
             "arguments": hold.binding.arguments,
             "received": hold.received,
+            "redact": list(hold.redact),
             "question": hold.question,
             "binding": hold.binding.digest(),
             "policy_revision": hold.binding.policy_revision,
@@ -417,7 +415,7 @@ class Acts:
         if narrow and not isinstance(params["arguments"], dict):
             raise ActInvalid("the narrowed arguments are not a JSON object")
         hold = await self._book.decide(
-            self._hold(params).id,
+            (await self._hold(params)).id,
             operator,
             approve=True,
             comment=str(params.get("comment") or ""),
@@ -430,7 +428,7 @@ class Acts:
 
     async def _deny(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         hold = await self._book.decide(
-            self._hold(params).id,
+            (await self._hold(params)).id,
             operator,
             approve=False,
             comment=str(params.get("comment") or ""),
@@ -439,17 +437,12 @@ class Acts:
         )
         return _summary(hold)
 
-    def _hold(self, params: Mapping[str, Any]) -> Hold:
+    async def _hold(self, params: Mapping[str, Any]) -> Hold:
         """The hold of an id, or of an id's unambiguous beginning or end."""
         wanted = str(params.get("id") or "")
-        if (hold := self._book.get(wanted)) is not None:
-            return hold
-        fitting = [
-            hold for hold in self._book.all() if wanted and (hold.id.startswith(wanted) or hold.id.endswith(wanted))
-        ]
+        fitting = await self._book.find(wanted) if wanted else ()
         if len(fitting) == 1:
-            found: Hold = fitting[0]
-            return found
+            return fitting[0]
         if fitting:
             raise ActInvalid(f"{wanted!r} fits {len(fitting)} holds; write more of the id")
         raise ActUnknown(f"there is no hold {wanted!r}")

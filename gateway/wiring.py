@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -44,6 +44,7 @@ from gateway.control import AgentKey, Gateway
 from gateway.decide.breaker import Rules as BreakerRules
 from gateway.decide.hold import Operator
 from gateway.decide.interrupt import Rule
+from gateway.decide.obligations import GlobError, Unredactable, redact_arguments
 from gateway.decide.pause import Stop, Stops
 from gateway.decide.quota import Ledger, Quota
 from gateway.directory import PolicyDirectory
@@ -264,6 +265,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             events=events,
             settings=lambda: limits.approvals(current()),
             operators=lambda: limits.operators(current()) or unnamed,
+            redact=lambda arguments, globs: as_recorded(current(), arguments, globs),
             notifications=lambda hold: outbox.writes(hold),
         )
         outbox = notify.Outbox(
@@ -289,7 +291,13 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             settings=lambda: evidence(current()),
             directory=configuration.directory,
         )
-        retaining = Retention(journal=journal, signer=signer, clock=clock, settings=lambda: kept_for(current()))
+        retaining = Retention(
+            journal=journal,
+            signer=signer,
+            clock=clock,
+            settings=lambda: kept_for(current()),
+            dropped=book.forget_before,
+        )
         await load_stops(journal, stops, now, configuration.gateway.session_idle_seconds)
         await load_use(journal, ledger, limits.quotas(configuration), now)
 
@@ -590,6 +598,17 @@ def kept_for(configuration: Configuration) -> RetentionSettings:
     """`[recording]`: how long, and how much."""
     table = configuration.document.recording
     return RetentionSettings(retain_seconds=table.retain, max_bytes=table.max_bytes)
+
+
+def as_recorded(configuration: Configuration, arguments: Any, globs: Sequence[str]) -> tuple[Any, Sequence[str]]:
+    """A held call's arguments as records have them, and the paths of what was erased; None where records have none."""
+    table = configuration.document.recording
+    if arguments is None or not table.arguments:
+        return None, () if arguments is None else ("**",)
+    try:
+        return redact_arguments(arguments, (*table.redact, *globs))
+    except (GlobError, Unredactable):
+        return None, ("**",)
 
 
 def recording(configuration: Configuration) -> RecordingSettings:

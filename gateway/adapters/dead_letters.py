@@ -135,6 +135,8 @@ class Kept:
         row = await self._records.read(_one, call_id)
         if row is None:
             return None
+        if not row[-1]:
+            return _letter(row)  # retried or dropped: its content went
         content = orjson.loads(self._seal.open(row[-1], PURPOSE))
         return replace(_letter(row), method=content["method"], params=content["params"])
 
@@ -221,7 +223,7 @@ def _recovered(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequenc
 
 
 def _closed(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
-    sql = "UPDATE dead_letters SET state = ?, retried_as = ? WHERE call_id = ? AND state = 'open'"
+    sql = "UPDATE dead_letters SET state = ?, retried_as = ?, sealed = x'' WHERE call_id = ? AND state = 'open'"
     return (Statement(sql=sql, parameters=(data["state"], data["retried_as"], data["call_id"]), rows=1),)
 
 

@@ -3,6 +3,10 @@
 Every change is committed before it counts: a decision and its signed record, the notification that goes with an opening,
 the claim with the begin of the call that uses it (one transaction). The memory is rebuilt from the store at start, with
 the holds' clocks as they were; a claim whose call did not end becomes an outcome in doubt, given once.
+
+What is live is in memory, with the `FINISHED` newest of those that are over; older ones are read from the store. With a
+hold's end, what redaction erases goes from its arguments; signed decisions never hold it. The rest goes when the records of
+its time do (`gateway.adapters.retention`).
 """
 
 import logging
@@ -30,6 +34,7 @@ from gateway.decide.hold import (
     elicitation,
     expire,
     finish,
+    forget,
     may_decide,
     open_reasons,
     release,
@@ -44,6 +49,15 @@ from gateway.ports import Clock, Events
 logger = logging.getLogger("gateway.holds")
 
 PURPOSE = "hold"
+
+FINISHED = 500
+"""Holds that are over, in memory."""
+
+LISTED = 1000
+"""Holds in a list, where nobody said how many."""
+
+DELIVERED = "delivered"
+"""In the store: done, and its outcome is kept for nobody."""
 
 TABLES = """
     CREATE TABLE holds (
@@ -107,12 +121,17 @@ class HoldBook:
         events: Events,
         settings: Callable[[], HoldSettings],
         operators: Callable[[], Sequence[Operator]],
+        redact: Callable[[Any, Sequence[str]], tuple[Any, Sequence[str]]],
         notifications: Callable[[Hold], tuple[Write, ...]] = lambda hold: (),
     ) -> None:
         self._journal, self._seal, self._signer = journal, seal, signer
         self._clock, self._events = clock, events
         self.settings, self.operators, self._notifications = settings, operators, notifications
+        self._redact = redact
+        """Arguments as records have them, and the paths of what was erased."""
         self._holds: dict[str, Hold] = {}
+        self._finished: dict[str, None] = {}
+        """Those of them that are over, oldest first."""
         self._live: dict[str, str] = {}
         """Lookup digest to the id of the hold that the next identical call meets."""
         self._ended: dict[str, _Ended] = {}
@@ -146,6 +165,36 @@ class HoldBook:
         """Every hold in memory, newest first."""
         now = self._now()
         return iter([self._aged(hold, now) for hold in reversed(self._holds.values())])
+
+    async def find(self, part: str) -> Sequence[Hold]:
+        """The holds with this id, or where there is none, those whose id begins or ends so."""
+        if (hold := self.get(part)) is not None:
+            return (hold,)
+        found = {hold.id: hold for hold in self._opened(await self._journal.read(_fitting, part))}
+        if part in found:
+            return (found[part],)
+        here = {hold.id: hold for hold in self.all() if hold.id.startswith(part) or hold.id.endswith(part)}
+        return tuple({**found, **here}.values())
+
+    async def page(self, state: str, before: str | None, limit: int | None) -> Sequence[Hold]:
+        """Holds in a state, or in `all`, newest first; with `before` (an id) older ones, `LISTED` of them where nobody says how many."""
+        wanted = LISTED if limit is None else limit
+        rows: Sequence[tuple[str, bytes]] = ()
+        if state not in (HoldState.PENDING, HoldState.APPROVED, HoldState.CLAIMED):
+            stored = (HoldState.DONE, DELIVERED) if state == HoldState.DONE else (state,)
+            rows = await self._journal.read(
+                _page, None if state == "all" else stored, before, wanted + len(self._holds)
+            )
+        # What is in memory is what counts; it is looked at last, so that nothing falls between the two.
+        found = {hold.id: hold for hold in self._opened(rows) if hold.id not in self._holds}
+        here = (hold for hold in self.all() if before is None or hold.id < before)
+        found |= {hold.id: hold for hold in here if state in ("all", hold.state)}
+        return sorted(found.values(), key=lambda hold: hold.id, reverse=True)[:wanted]
+
+    def _opened(self, rows: Sequence[tuple[str, bytes]]) -> Iterator[Hold]:
+        now = self._now()
+        for _, data in rows:
+            yield self._aged(from_json(orjson.loads(self._seal.open(data, PURPOSE))["hold"]), now)
 
     def _aged(self, hold: Hold, now: float) -> Hold:
         """As time has left it; what expiry approves waits until that is recorded (`expire`)."""
@@ -202,7 +251,7 @@ class HoldBook:
 
     async def void(self, hold: Hold, found: Binding) -> None:
         """Record that an approval met another call than it was given for."""
-        after = replace(hold, state=HoldState.VOID)
+        after = self._forgotten(replace(hold, state=HoldState.VOID))
         body = {
             "id": hold.id,
             "approved": hold.binding.digest(),
@@ -261,15 +310,17 @@ class HoldBook:
         del self._ended[hold.id]
         if self._live.get(hold.lookup) == hold.id:
             del self._live[hold.lookup]
+        after = self._forgotten(hold)
         try:
             await self._journal.record(
-                "hold.delivered", {"id": hold.id}, (Write(kind="hold.settled", data=self._row(hold, "")),)
+                "hold.delivered", {"id": hold.id}, (Write(kind="hold.settled", data=self._row(after, "")),)
             )
         except JournalUnavailable:
             ended.left = 1
             self._ended[hold.id] = ended
             self._live.setdefault(hold.lookup, hold.id)
             raise
+        self._keep(after)
 
     async def delivered(self, call_id: str) -> None:
         """The claiming call's own client got the outcome: it is not kept for it any more.
@@ -348,11 +399,12 @@ class HoldBook:
 
         Raises:
             DecisionRefused: it is decided or over, or this operator may not.
-            KeyError: there is no such hold.
+            ValueError: there is no such hold.
             JournalUnavailable: it is not durable, so it was not taken.
         """
         async with self._lock:
-            hold = self._holds[identifier]
+            if (hold := self._holds.get(identifier)) is None:
+                (hold,) = await self.find(identifier)  # one that is over: refused with its state
             after = decide(
                 hold,
                 operator,
@@ -374,9 +426,8 @@ class HoldBook:
         now = self._now()
         due = [hold for hold in self._holds.values() if expire(hold, now) is not hold]
         for hold in due:
-            after = expire(hold, now)
             async with self._lock:
-                if self._holds[hold.id] is not hold:
+                if self._holds.get(hold.id) is not hold:
                     continue
                 settings = self.settings()
                 if self._approved_by_expiry(hold):
@@ -396,6 +447,7 @@ class HoldBook:
                     )
                     await self._decided(hold, after)
                 else:
+                    after = self._forgotten(expire(hold, now))
                     body = {"id": hold.id, "state": str(after.state)}
                     await self._journal.record(
                         "hold.expired", body, (Write(kind="hold.update", data=self._row(after, hold.state)),)
@@ -410,8 +462,13 @@ class HoldBook:
         return max(0.05, min(ends) - now) if ends else 3600.0
 
     async def _decided(self, before: Hold, after: Hold) -> None:
-        """Commit a decision with its signed statement. The lock is held."""
+        """Commit a decision with its signed statement. The lock is held.
+
+        The statement names what was decided on by the digests of all of it, and shows it as records do.
+        """
         word = after.decisions[-1]
+        arguments, redacted = self._redact(after.binding.arguments, after.redact)
+        received, _ = self._redact(after.received, after.redact)
         envelope = self._signer.envelope(
             statement(
                 {
@@ -420,9 +477,10 @@ class HoldBook:
                     "lookup": after.lookup,
                     "agent": after.principal,
                     "tool": f"{after.server}/{after.tool}",
-                    "arguments": after.binding.arguments,
+                    "arguments": arguments,
                     "narrowed": after.narrowed,
-                    "received": after.received,
+                    "received": received,
+                    "redacted": list(redacted),
                     "definition_sha256": after.binding.definition_sha256,
                     "server_sha256": after.binding.server_sha256,
                     "policy_revision": after.binding.policy_revision,
@@ -458,8 +516,7 @@ class HoldBook:
 
     async def load(self) -> None:
         """Rebuild the memory from the store."""
-        rows = await self._journal.read(_rows)
-        for identifier, data in rows:
+        for identifier, data in await self._journal.read(_rows, FINISHED):
             stored = orjson.loads(self._seal.open(data, PURPOSE))
             hold = from_json(stored["hold"])
             if hold.state is HoldState.CLAIMED:
@@ -478,9 +535,27 @@ class HoldBook:
         ).fetchall()
         return [orjson.loads(self._seal.open(data, PURPOSE)) for (data,) in found]
 
+    def forget_before(self, at: float) -> None:
+        """Records up to then were dropped: what ended before goes from memory too."""
+        for identifier in [name for name in self._finished if self._holds[name].opened_at < at]:
+            self._release(identifier)
+
+    def _forgotten(self, hold: Hold) -> Hold:
+        return forget(hold, lambda arguments: self._redact(arguments, hold.redact)[0])
+
+    def _release(self, identifier: str) -> None:
+        del self._finished[identifier]
+        hold = self._holds.pop(identifier)
+        if self._live.get(hold.lookup) == identifier:
+            del self._live[hold.lookup]
+
     def _keep(self, hold: Hold) -> None:
         self._holds[hold.id] = hold
         self._had.add(hold.principal)
+        if hold.state not in LIVE or (hold.state is HoldState.DONE and hold.id not in self._ended):
+            self._finished[hold.id] = None
+            if len(self._finished) > FINISHED:
+                self._release(next(iter(self._finished)))
         if hold.state in LIVE and (hold.state is not HoldState.DONE or hold.id in self._ended):
             self._live[hold.lookup] = hold.id
         elif self._live.get(hold.lookup) == hold.id and hold.state is not HoldState.EXPIRED:
@@ -489,9 +564,10 @@ class HoldBook:
     def _row(self, hold: Hold, before: str) -> dict[str, Any]:
         ended = self._ended.get(hold.id)
         stored = {"hold": asdict(hold), "outcome": outcome_to_json(ended.outcome) if ended is not None else None}
+        delivered = hold.state is HoldState.DONE and ended is None
         return {
             "id": hold.id,
-            "state": str(hold.state),
+            "state": DELIVERED if delivered else str(hold.state),
             "before": str(before),
             "at": self._now(),
             "call_id": hold.claimed_by,
@@ -554,6 +630,7 @@ def from_json(value: Mapping[str, Any]) -> Hold:
                 HoldReason(**{**reason, "approvers": tuple(reason["approvers"])}) for reason in value["reasons"]
             ),
             "decisions": tuple(Decision(**{**word, "reasons": tuple(word["reasons"])}) for word in value["decisions"]),
+            "redact": tuple(value.get("redact", ())),
             "state": HoldState(value["state"]),
         }
     )
@@ -610,9 +687,29 @@ def _differs(approved: Binding, found: Binding) -> list[str]:
     return [name for name in names if getattr(approved, name) != getattr(found, name)]
 
 
-def _rows(raw: Any) -> list[tuple[str, bytes]]:
-    query = "SELECT id, data FROM holds WHERE state IN ('pending', 'approved', 'denied', 'claimed', 'done') ORDER BY at"
-    return list(raw.execute(query).fetchall())
+def _rows(raw: Any, finished: int) -> list[tuple[str, bytes]]:
+    """Every hold that is live, and the newest that are over, oldest first."""
+    live = "SELECT id, data FROM holds WHERE state IN ('pending', 'approved', 'denied', 'claimed', 'done')"
+    newest = "SELECT id, data FROM holds ORDER BY id DESC LIMIT ?"
+    return sorted({*raw.execute(live).fetchall(), *raw.execute(newest, (finished,)).fetchall()})
+
+
+def _page(raw: Any, states: Sequence[str] | None, before: str | None, limit: int) -> list[tuple[str, bytes]]:
+    query = "SELECT id, data FROM holds WHERE (? IS NULL OR id < ?)"
+    if states is not None:
+        query += f" AND state IN ({', '.join('?' * len(states))})"
+    values = (before, before, *map(str, states or ()), limit)
+    return list(raw.execute(f"{query} ORDER BY id DESC LIMIT ?", values).fetchall())
+
+
+def _fitting(raw: Any, part: str) -> list[tuple[str, bytes]]:
+    """By the whole id, or where there is none, by its beginning or end. A few at most: who asks has to write more."""
+    exact = raw.execute("SELECT id, data FROM holds WHERE id = ?", (part,)).fetchall()
+    if exact or not part:
+        return list(exact)
+    length = len(part)
+    query = "SELECT id, data FROM holds WHERE substr(id, 1, ?) = ? OR substr(id, -?) = ? LIMIT 3"
+    return list(raw.execute(query, (length, part, length, part)).fetchall())
 
 
 # --- what the writes mean in SQL ---

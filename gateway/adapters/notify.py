@@ -35,7 +35,7 @@ from gateway.adapters.writes import Chained, Statement, WriteKind
 from gateway.config.secrets import REGISTRY
 from gateway.config.settings import NotifySettings
 from gateway.decide.hold import Hold, HoldState
-from gateway.decide.obligations import redact
+from gateway.decide.obligations import redact_arguments
 from gateway.model.call import Call
 from gateway.model.errors import GatewayError, JournalUnavailable
 from gateway.model.events import Event, StateChanged
@@ -319,7 +319,7 @@ def message(hold: Hold, webhook: NotifySettings, base: str | None, globs: Sequen
     arguments: Any = None
     erased: Sequence[str] = ()
     if webhook.payload == "full":
-        arguments, erased = redact(hold.binding.arguments, globs)
+        arguments, erased = redact_arguments(hold.binding.arguments, (*globs, *hold.redact))
     link = None if base is None else f"{base}/console/holds/{hold.id}"
     if webhook.format == "slack":
         return _slack(hold, link, arguments)

@@ -19,6 +19,8 @@ how long the one before took; between two of them the writer commits what calls 
 leaves a chain that begins somewhere in the range, which verifies too, and the next start goes on. Freed pages are used
 again; beyond a sixteenth of the file they are given back to the file system, in small steps as well.
 
+With the records go the holds, signed decisions, notifications and dead letters of their time that are over.
+
 One payload is erased likewise (`erase`): the statement and the erasure are one transaction.
 """
 
@@ -124,9 +126,12 @@ class Retention:
         clock: Clock,
         settings: Callable[[], RetentionSettings],
         check_seconds: float = CHECK_SECONDS,
+        dropped: Callable[[float], None] = lambda before: None,
     ) -> None:
         self._journal, self._signer, self._clock = journal, signer, clock
         self._settings, self._check_seconds = settings, check_seconds
+        self._dropped = dropped
+        """Told that what ended before an instant went."""
 
     async def run(self) -> None:
         """Look now and at intervals; a store that cannot be written is reported and tried again."""
@@ -152,6 +157,8 @@ class Retention:
         while (found := await self._journal.read(due, settings, self._clock.time_ns() / 1e9)) is not None:
             await self._state(found)
             dropped += await self._drop(found.last)
+        if dropped:
+            await self._drop_beside()
         await self._give_back()
         return dropped
 
@@ -234,6 +241,15 @@ class Retention:
             if not await self._journal.between(_vacuum):
                 return
             await anyio.sleep((time.perf_counter() - began) * REST)
+
+    async def _drop_beside(self) -> None:
+        """What lies apart from the records and is over goes with the records of its time: holds, decisions, letters."""
+        before = await self._journal.read(_oldest)
+        more = True
+        while more:
+            more = await self._journal.between(_drop_ended, before, MOST_RECORDS)
+            await anyio.sleep(BATCH_SECONDS * REST)
+        self._dropped(before)
 
     async def _drop(self, last: int) -> int:
         rows, dropped = 100, 0
@@ -396,6 +412,31 @@ def _drop_batch(raw: sqlite3.Connection, last: int, rows: int) -> int:
             sessions,
         )
     return count
+
+
+_ENDED: Final = (
+    ("holds", "id", "state IN ('expired', 'void', 'lapsed', 'delivered')"),
+    ("hold_decisions", "number", "hold_id NOT IN (SELECT id FROM holds)"),
+    ("notifications", "id", "state <> 'pending'"),
+    ("dead_letters", "call_id", "state IN ('retried', 'dropped')"),
+)
+"""Tables of what lies apart from the records, their keys, and what of them is over."""
+
+
+def _oldest(raw: sqlite3.Connection) -> float:
+    """When the oldest record was written that is there."""
+    return float(raw.execute("SELECT at FROM records ORDER BY seq LIMIT 1").fetchone()[0])
+
+
+def _drop_ended(raw: sqlite3.Connection, before: float, rows: int) -> bool:
+    """Delete some of what ended before an instant. Whether there may be more."""
+    more = False
+    with transaction(raw):
+        for table, key, over in _ENDED:
+            chosen = f"SELECT {key} FROM {table} WHERE at < ? AND {over} LIMIT ?"
+            gone = raw.execute(f"DELETE FROM {table} WHERE {key} IN ({chosen})", (before, rows)).rowcount
+            more = more or gone == rows
+    return more
 
 
 def _vacuum(raw: sqlite3.Connection) -> bool:

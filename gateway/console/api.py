@@ -265,6 +265,9 @@ class HoldShown(HoldSummary):
 
     arguments: JsonValue = Field(description="As they will be forwarded.")
     received: JsonValue = Field(description="As the agent sent them.")
+    redact: list[str] = Field(
+        description="Path globs of what the policy wants in no record. It goes when the hold is over."
+    )
     question: dict[str, JsonValue]
     binding: str
     policy_revision: str

@@ -10,7 +10,7 @@ it. The content security policy allows nothing but our own files, and no script 
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -39,7 +39,7 @@ from gateway.console.api import (
 from gateway.console.rendering import HERE, environment, lines, stacked
 from gateway.console.requests import Fault, add_safe_headers, body_of, of_act, remote
 from gateway.decide.hold import Operator
-from gateway.decide.obligations import redact
+from gateway.decide.obligations import redact_arguments
 from gateway.edge.parsing import Malformed, parse
 from gateway.model.events import AuthenticationRefused
 from gateway.model.refusal import CODES
@@ -265,9 +265,8 @@ class Console:
 
     async def hold(self, request: Request) -> Response:
         hold = await self._do(request, "holds.show", {"id": request.path_params["id"]})
-        globs = self._around.configuration().document.recording.redact
-        arguments, redacted = redact(hold["arguments"], globs)
-        received, _ = redact(hold["received"], globs)
+        arguments, redacted = self._redacted(hold, "arguments")
+        received, _ = self._redacted(hold, "received")
         session = await self._do(request, "calls.list", {"session": hold["session_id"], "limit": 20})
         question, answer = None, None
         try:
@@ -280,6 +279,12 @@ class Console:
             request, "hold.html", f"{hold['agent']} asks for {hold['tool']}", hold=hold, arguments=arguments,
             received=received, redacted=redacted, calls=session["calls"], question=question, answer=answer,
         )  # fmt: skip
+
+    def _redacted(self, hold: Mapping[str, Any], member: str) -> tuple[Any, Sequence[str]]:
+        """A hold's arguments as they are shown: without what no record may hold."""
+        return redact_arguments(
+            hold[member], (*self._around.configuration().document.recording.redact, *hold["redact"])
+        )
 
     async def hold_part(self, request: Request) -> Response:
         hold = await self._do(request, "holds.show", {"id": request.path_params["id"]})
@@ -312,7 +317,7 @@ class Console:
         if not isinstance(given, dict):
             raise Fault(400, "invalid", "The arguments have to be a JSON object.")
         hold = await self._do(request, "holds.show", {"id": identifier})
-        shown, erased = redact(hold["arguments"], self._around.configuration().document.recording.redact)
+        shown, erased = self._redacted(hold, "arguments")
         return _restored(given, shown, hold["arguments"]) if erased else given
 
     # --- past ------------------------------------------------------------------------------------------------------

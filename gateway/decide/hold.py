@@ -17,7 +17,7 @@ All other pairs change nothing: of two decisions that race the first wins, and a
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -114,9 +114,13 @@ class Binding:
     policy_revision: str
     reasons: tuple[str, ...]
     """The codes of the hold's reasons, sorted."""
+    was: str = ""
+    """The digest, once arguments were erased from it: nothing is bound to it any more."""
 
     def digest(self) -> str:
         """SHA-256, hex."""
+        if self.was:
+            return self.was
         return hashlib.sha256(
             canonical(
                 {
@@ -183,6 +187,8 @@ class Hold:
     """The call that used the approval."""
     narrowed: bool = False
     """An operator changed the arguments; `binding.arguments` are the narrowed ones."""
+    redact: tuple[str, ...] = ()
+    """Of the arguments, what the policy wants in no record."""
 
     @property
     def lookup(self) -> str:
@@ -261,6 +267,14 @@ def expire(hold: Hold, now: float) -> Hold:
             return replace(hold, state=HoldState.LAPSED)
         case _:
             return hold
+
+
+def forget(hold: Hold, redacted: Callable[[Any], Any]) -> Hold:
+    """A hold that is over, with its arguments as records have them: what redaction erases goes with its purpose."""
+    if hold.binding.was:
+        return hold
+    binding = replace(hold.binding, arguments=redacted(hold.binding.arguments), was=hold.binding.digest())
+    return replace(hold, binding=binding, received=redacted(hold.received))
 
 
 class DecisionRefused(ValueError):

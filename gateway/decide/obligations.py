@@ -197,6 +197,16 @@ def redact(value: Any, globs: Iterable[str]) -> tuple[Any, tuple[str, ...]]:
     return _redact(value, _closure(states), (), erased, MAX_DEPTH, _MAX_EMBEDDED), tuple(erased)
 
 
+def redact_arguments(arguments: Any, globs: Iterable[str]) -> tuple[Any, tuple[str, ...]]:
+    """As `redact`, for arguments by themselves: globs may begin with `arguments.`, as they do towards a record.
+
+    Raises:
+        GlobError, Unredactable: as `redact`.
+    """
+    wanted = tuple(globs)
+    return redact(arguments, dict.fromkeys((*wanted, *(glob.removeprefix("arguments.") for glob in wanted))))
+
+
 State = tuple[tuple[Segment, ...], int]
 
 

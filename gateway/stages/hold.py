@@ -158,6 +158,12 @@ class Holds:
                 reasons=call.hold_reasons,
                 question=question,
                 received=call.asked,
+                redact=tuple(
+                    path
+                    for obligation in call.obligations
+                    if obligation.id == "redact_arguments"
+                    for path in obligation.paths
+                ),
             )
         )
         return parked(hold)
