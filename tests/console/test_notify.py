@@ -108,10 +108,11 @@ async def test_a_hold_is_told_once_signed_as_standard_webhooks_say(tmp_path: Pat
             assert len(receiver.got) == 1
 
 
-@pytest.mark.rule("notify.payload")
-async def test_the_full_payload_has_the_arguments_without_what_is_redacted(tmp_path: Path) -> None:
+@pytest.mark.rule("notify.payload", "hold.goes-with-its-purpose")
+@pytest.mark.parametrize("glob", ["**.password", "arguments.password"])
+async def test_the_full_payload_has_the_arguments_without_what_is_redacted(glob: str, tmp_path: Path) -> None:
     async with receiving() as receiver:
-        more = webhook(receiver.url, payload="full") + '[recording]\nredact = ["**.password"]\n'
+        more = webhook(receiver.url, payload="full") + f'[recording]\nredact = ["{glob}"]\n'
         async with running(tmp_path, table(scripted(tmp_path), more=more)) as runtime:
             await held(runtime, {**HELD, "password": "canary"})
             await until(lambda: receiver.got)

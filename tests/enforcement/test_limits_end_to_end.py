@@ -517,7 +517,7 @@ async def test_a_write_in_doubt_is_kept_and_retried_only_by_who_knows_that_it_ma
             await runtime.acts.perform("dead-letters.retry", ANN, params)
 
 
-@pytest.mark.rule("deadletter.exhausted")
+@pytest.mark.rule("deadletter.exhausted", "hold.goes-with-its-purpose")
 async def test_a_read_that_used_up_its_tries_is_kept_with_them_and_can_be_dropped(tmp_path: Path) -> None:
     server = scripted(tmp_path, {"tools/call:look": [{"die": 1}]})
     text = server_table(server, more=READ + "retries = { attempts = 2, backoff_seconds = 0.01 }\n") + OPERATORS
@@ -532,6 +532,10 @@ async def test_a_read_that_used_up_its_tries_is_kept_with_them_and_can_be_droppe
         assert await runtime.acts.perform("dead-letters.list", None, {}) == []
         dropped = await runtime.acts.perform("dead-letters.list", None, {"state": "dropped"})
         assert [letter["call_id"] for letter in dropped] == [letter["call_id"]]
+        shown = await runtime.acts.perform("dead-letters.show", ANN, {"call_id": letter["call_id"]})
+        assert (shown["state"], shown["params"]) == ("dropped", None), "its content went with its purpose"
+        sealed = await runtime.journal.read(lambda raw: raw.execute("SELECT sealed FROM dead_letters").fetchall())
+        assert sealed == [(b"",)]
 
 
 @pytest.mark.rule("deadletter.in-doubt", "idempotency.in-doubt")
