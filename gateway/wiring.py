@@ -297,6 +297,7 @@ async def build(configuration: Configuration, *, watch: bool = True) -> AsyncIte
             clock=clock,
             settings=lambda: kept_for(current()),
             dropped=book.forget_before,
+            beside=book.erasing,
         )
         await load_stops(journal, stops, now, configuration.gateway.session_idle_seconds)
         await load_use(journal, ledger, limits.quotas(configuration), now)

@@ -10,8 +10,9 @@ its time do (`gateway.adapters.retention`).
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ from gateway.decide.hold import (
     claim,
     decide,
     elicitation,
+    erase,
     expire,
     finish,
     forget,
@@ -535,6 +537,22 @@ class HoldBook:
         ).fetchall()
         return [orjson.loads(self._seal.open(data, PURPOSE)) for (data,) in found]
 
+    @asynccontextmanager
+    async def erasing(self, call_id: str) -> AsyncIterator[tuple[Write, ...]]:
+        """Erase what is held of a call's arguments: at once, or where a person may still decide, with the hold's end.
+
+        The writes have to be durable when the context is left. Signed decisions hold the arguments too, and go.
+        """
+        async with self._lock:
+            stored = {hold.id: hold for hold in self._opened(await self._journal.read(_of_call, call_id))}
+            # In memory first: what is claimed or decided while this is committed is written without them too.
+            found = [self._holds.get(identifier, hold) for identifier, hold in stored.items()]
+            erased = [erase(hold, over=self._over(hold)) for hold in found]
+            for hold in erased:
+                if hold.id in self._holds:
+                    self._keep(hold)
+            yield tuple(Write(kind="hold.erased", data=self._row(hold, "")) for hold in erased)
+
     def forget_before(self, at: float) -> None:
         """Records up to then were dropped: what ended before goes from memory too."""
         for identifier in [name for name in self._finished if self._holds[name].opened_at < at]:
@@ -542,6 +560,10 @@ class HoldBook:
 
     def _forgotten(self, hold: Hold) -> Hold:
         return forget(hold, lambda arguments: self._redact(arguments, hold.redact)[0])
+
+    def _over(self, hold: Hold) -> bool:
+        """Whether nothing can come of it any more, and nobody is to be told what did."""
+        return hold.state not in LIVE or (hold.state is HoldState.DONE and hold.id not in self._ended)
 
     def _release(self, identifier: str) -> None:
         del self._finished[identifier]
@@ -552,7 +574,7 @@ class HoldBook:
     def _keep(self, hold: Hold) -> None:
         self._holds[hold.id] = hold
         self._had.add(hold.principal)
-        if hold.state not in LIVE or (hold.state is HoldState.DONE and hold.id not in self._ended):
+        if self._over(hold):
             self._finished[hold.id] = None
             if len(self._finished) > FINISHED:
                 self._release(next(iter(self._finished)))
@@ -694,6 +716,15 @@ def _rows(raw: Any, finished: int) -> list[tuple[str, bytes]]:
     return sorted({*raw.execute(live).fetchall(), *raw.execute(newest, (finished,)).fetchall()})
 
 
+def _of_call(raw: Any, call_id: str) -> list[tuple[str, bytes]]:
+    """The holds that a call opened or used, by the chain."""
+    chained = (
+        "SELECT json_extract(CAST(data AS TEXT), '$.body.id') FROM records WHERE type IN ('hold.opened', 'hold.claimed')"
+        " AND type <> 'call' AND json_extract(CAST(data AS TEXT), '$.body.call_id') = ?"
+    )
+    return list(raw.execute(f"SELECT id, data FROM holds WHERE id IN ({chained})", (call_id,)).fetchall())
+
+
 def _page(raw: Any, states: Sequence[str] | None, before: str | None, limit: int) -> list[tuple[str, bytes]]:
     query = "SELECT id, data FROM holds WHERE (? IS NULL OR id < ?)"
     if states is not None:
@@ -741,7 +772,13 @@ def _settled(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[
     return (Statement(sql=sql, parameters=(data["state"], data["at"], data["data"], data["id"])),)
 
 
+def _erased(call: Call | None, at: float, data: Mapping[str, Any]) -> Sequence[Statement | Chained]:
+    sql = "DELETE FROM hold_decisions WHERE hold_id = ?"
+    return (*_settled(call, at, data), Statement(sql=sql, parameters=(data["id"],)))
+
+
 WRITES: Mapping[str, WriteKind] = {
+    "hold.erased": _erased,
     "hold.insert": _insert,
     "hold.update": _update,
     "hold.decided": _decided,

@@ -29,7 +29,8 @@ import hashlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -115,6 +116,11 @@ class EraseRefused(GatewayError):
     """A payload that cannot be erased; the text says why."""
 
 
+@asynccontextmanager
+async def _nothing_beside(_: str) -> AsyncIterator[tuple[Write, ...]]:
+    yield ()
+
+
 class Retention:
     """Drops what is due from one store, and erases single payloads."""
 
@@ -127,11 +133,14 @@ class Retention:
         settings: Callable[[], RetentionSettings],
         check_seconds: float = CHECK_SECONDS,
         dropped: Callable[[float], None] = lambda before: None,
+        beside: Callable[[str], AbstractAsyncContextManager[tuple[Write, ...]]] = _nothing_beside,
     ) -> None:
         self._journal, self._signer, self._clock = journal, signer, clock
         self._settings, self._check_seconds = settings, check_seconds
         self._dropped = dropped
         """Told that what ended before an instant went."""
+        self._beside = beside
+        """Erases what is held of a call's request beside the records: the writes, which are durable when it is left."""
 
     async def run(self) -> None:
         """Look now and at intervals; a store that cannot be written is reported and tried again."""
@@ -198,8 +207,10 @@ class Retention:
                 "envelope": self._signer.envelope(statement(said), TOMBSTONE_TYPE),
             }
             write = Write(kind="payload.erased", data={"seq": seq, "role": role})
+            beside = self._beside(call_id) if role == "request" else _nothing_beside(call_id)
             try:
-                await self._journal.record("tombstone", body, (write,))
+                async with beside as writes:
+                    await self._journal.record("tombstone", body, (write, *writes))
             except WriteConflict:
                 raise EraseRefused(f"the {role} of call {call_id} went meanwhile") from None
         await self._overwrite()

@@ -21,7 +21,7 @@ def holds() -> None:
 @click.option("--state", default="pending", show_default=True, help="pending, approved, denied, expired, …, or all.")
 @frame.json_option
 def list_holds(state: str, as_json: bool) -> None:
-    """List held calls."""
+    """List held calls, newest first; the newest 1,000."""
     found = ask(frame.configuration(), "holds.list", {"state": state})
     if as_json:
         frame.print_json(found)
@@ -81,7 +81,8 @@ def _verify(found: dict[str, Any], public: Path) -> None:
 
     key = load_public(public.read_bytes())
     if not found.get("envelopes"):
-        raise frame.Negative(f"hold {found.get('id')}: nobody has decided yet")
+        why = "its decisions were erased with its call" if found.get("decisions") else "nobody has decided yet"
+        raise frame.Negative(f"hold {found.get('id')}: {why}")
     for envelope in found["envelopes"]:
         try:
             said = json.loads(verify(envelope, [key], APPROVAL_TYPE))

@@ -85,6 +85,10 @@ class _Text:
     text: bytes
 
 
+ALL = ("**",)
+"""The path globs of everything."""
+
+
 def lookup_digest(*, principal: str, server: str, tool: str, arguments: Any) -> str:
     """SHA-256, hex, by which the next identical call finds its hold: over the arguments as received."""
     return hashlib.sha256(
@@ -273,8 +277,18 @@ def forget(hold: Hold, redacted: Callable[[Any], Any]) -> Hold:
     """A hold that is over, with its arguments as records have them: what redaction erases goes with its purpose."""
     if hold.binding.was:
         return hold
+    if hold.redact == ALL:
+        return erase(hold, over=True)
     binding = replace(hold.binding, arguments=redacted(hold.binding.arguments), was=hold.binding.digest())
     return replace(hold, binding=binding, received=redacted(hold.received))
+
+
+def erase(hold: Hold, *, over: bool) -> Hold:
+    """A hold without anything of its arguments; where it is not over, one that will lose them all with its end."""
+    if not over:
+        return replace(hold, redact=ALL)
+    binding = replace(hold.binding, arguments=None, was=hold.binding.digest())
+    return replace(hold, binding=binding, received=None, question={}, redact=ALL)
 
 
 class DecisionRefused(ValueError):

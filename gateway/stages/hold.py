@@ -6,7 +6,7 @@ all stages before, so that schema, policy and stops are judged anew.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import assert_never
 
 from gateway.decide.hold import Binding, Hold, HoldState, expiry, lookup_of, undecidable
 from gateway.model.call import Call
@@ -139,9 +139,6 @@ class Holds:
                 facts={"pending": book.pending(call.principal.id)},
             )
         now = self._now()
-        question: dict[str, Any] = {"action": call.method}
-        if call.approval is None:
-            question |= {"meta": dict(call.meta), "why": call.why}
         hold = await book.open(
             Hold(
                 id=new_id(),
@@ -156,7 +153,7 @@ class Holds:
                 opened_at=now,
                 expires_at=expiry(call.hold_reasons, settings.expires_seconds, now),
                 reasons=call.hold_reasons,
-                question=question,
+                question={"action": call.method, "meta": dict(call.meta), "why": call.why},
                 received=call.asked,
                 redact=tuple(
                     path

@@ -25,7 +25,8 @@ from gateway.console.rendering import visible
 from gateway.decide.hold import Operator
 from gateway.decide.obligations import redact
 from gateway.model.recording import CallFilter
-from gateway.model.verdict import Held
+from gateway.model.refusal import Code
+from gateway.model.verdict import Held, Refused
 from tests.console.browsing import Person
 from tests.console.serving import AGENT_KEY, CLAUDE, KEYS, Served, scripted, serving, table
 from tests.gateway_process import PROGRAM, configure, end, free_port
@@ -288,6 +289,33 @@ async def test_redacted_arguments_are_shown_as_such_and_survive_narrowing(tmp_pa
         assert sent == {**arguments, "amount": 5}
         call = (await person.get(f"/console/holds/{hold.hold_id}")).text
         assert "canary" not in call
+
+
+@pytest.mark.rule("console.shows-a-hold")
+async def test_a_hold_that_was_opened_anew_and_one_that_was_erased_have_their_pages(tmp_path: Path) -> None:
+    async with serving(tmp_path, table(scripted(tmp_path))) as served:
+        otto = Operator(id="otto", role="operator")
+        first = await held(served)
+        await served.runtime.acts.perform("holds.approve", otto, {"id": first.hold_id})
+        rego = tmp_path / "policies" / "gateway.rego"
+        more = 'hold contains {"code": "amount", "reason": "much"} if input.arguments.amount > 5'
+        rego.write_text(f"{rego.read_text()}\n{more}\n")
+        assert (await served.runtime.snapshots.reload()).accepted
+        mismatch = await execute(served.runtime, "s__pay", HELD, principal=CLAUDE)
+        assert isinstance(mismatch, Refused)
+        assert mismatch.code is Code.HOLD_MISMATCH
+        second = await held(served)
+        person = Person(served=served)
+        await person.login("otto")
+        for hold in (first, second):
+            page = await person.get(f"/console/holds/{hold.hold_id}")
+            assert page.status == 200, page.text
+            assert "claude asks for s/pay" in page.text
+        shown = await served.runtime.acts.perform("holds.show", otto, {"id": first.hold_id})
+        await served.runtime.acts.perform("calls.erase", otto, {"id": shown["call_id"], "roles": ["request"]})
+        page = await person.get(f"/console/holds/{first.hold_id}")
+        assert page.status == 200, page.text
+        assert "amount" not in page.text
 
 
 JSON = st.recursive(

@@ -181,3 +181,50 @@ async def test_what_is_over_goes_with_the_records_of_its_time_and_what_waits_sta
     async with running(tmp_path, text) as runtime:
         await until(lambda: runtime.book.get(young) is not None)
         assert (old, "done") not in await listed(runtime)
+
+
+@pytest.mark.rule("hold.erased")
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_with_a_calls_request_goes_what_its_hold_has_of_it(restarted: bool, tmp_path: Path) -> None:
+    server, path = scripted(tmp_path), tmp_path / "gateway.db"
+    async with running(tmp_path, table(server)) as runtime:
+        hold_id = await used(runtime, text="canary")
+        other = await used(runtime, text="stays")
+        binding = (await runtime.acts.perform("holds.show", ANN, {"id": hold_id}))["binding"]
+        if not restarted:
+            await _erased(runtime, hold_id, binding, path, "claimed_by")
+    if restarted:
+        async with running(tmp_path, table(server)) as runtime:
+            await _erased(runtime, hold_id, binding, path, "call_id")
+    async with running(tmp_path, table(server)) as runtime:
+        shown = await runtime.acts.perform("holds.show", ANN, {"id": hold_id})
+        assert (shown["arguments"], shown["received"], shown["envelopes"]) == (None, None, [])
+        kept = await runtime.acts.perform("holds.show", ANN, {"id": other})
+        assert kept["arguments"]["text"] == "stays"
+        assert len(kept["envelopes"]) == 1
+
+
+async def _erased(runtime: wiring.Runtime, hold_id: str, binding: str, path: Path, call: str) -> None:
+    shown = await runtime.acts.perform("holds.show", ANN, {"id": hold_id})
+    assert b"canary" in await sealed(runtime, path)
+    done = await runtime.acts.perform("calls.erase", ANN, {"id": shown[call], "roles": ["request"]})
+    assert done["erased"] == ["request"]
+    assert b"canary" not in await sealed(runtime, path)
+    after = await runtime.acts.perform("holds.show", ANN, {"id": hold_id})
+    assert (after["binding"], after["state"], after["arguments"]) == (binding, "done", None)
+
+
+@pytest.mark.rule("hold.erased")
+async def test_a_hold_that_waits_keeps_its_arguments_until_its_end_though_its_call_is_erased(tmp_path: Path) -> None:
+    server, path = scripted(tmp_path), tmp_path / "gateway.db"
+    async with running(tmp_path, table(server)) as runtime:
+        hold_id = await held(runtime, text="canary")
+        shown = await runtime.acts.perform("holds.show", ANN, {"id": hold_id})
+        await runtime.acts.perform("calls.erase", ANN, {"id": shown["call_id"], "roles": ["request"]})
+    async with running(tmp_path, table(server)) as runtime:
+        await runtime.acts.perform("holds.approve", ANN, {"id": hold_id})
+        assert text_of(await execute(runtime, "s__pay", {"held": True, "text": "canary"})) == "paid"
+        assert server.received("tools/call")[0]["params"]["arguments"]["text"] == "canary"
+        assert b"canary" not in await sealed(runtime, path)
+        after = await runtime.acts.perform("holds.show", ANN, {"id": hold_id})
+        assert (after["state"], after["arguments"], after["binding"]) == ("done", None, shown["binding"])
