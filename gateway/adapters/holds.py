@@ -568,6 +568,7 @@ class HoldBook:
     def _release(self, identifier: str) -> None:
         del self._finished[identifier]
         hold = self._holds.pop(identifier)
+        self._by_call.pop(hold.claimed_by or "", None)
         if self._live.get(hold.lookup) == identifier:
             del self._live[hold.lookup]
 
