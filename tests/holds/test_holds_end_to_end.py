@@ -1,7 +1,8 @@
 """Holds through a whole gateway: who executes, once, what survives, and what an agent is told."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,27 +144,34 @@ async def test_waiting_for_an_approved_call_that_outlives_its_hold_is_quiet(
         assert len(server.effects("paid")) == 1
 
 
+@asynccontextmanager
+async def while_it_runs(runtime: wiring.Runtime, server: Scripted, outcomes: list[Outcome]) -> AsyncIterator[Held]:
+    """While the approved call of a hold runs; when this is left, it has its outcome."""
+    waiting = await held(runtime)
+    assert not waiting.running
+    await approve(runtime, waiting.hold_id)
+
+    async def ask() -> None:
+        outcomes.append(await execute(runtime, "s__pay", HELD))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await server.wait_for("gate")
+        yield waiting
+        server.open_gate("go")
+
+
 @pytest.mark.rule("hold.running")
 async def test_who_asks_while_the_approved_call_runs_is_told_so_and_not_that_it_waits(tmp_path: Path) -> None:
     server = scripted(tmp_path, {"gate": "go"})
     outcomes: list[Outcome] = []
     async with running(tmp_path, table(server)) as runtime:
-        waiting = await held(runtime)
-        assert not waiting.running
-        await approve(runtime, waiting.hold_id)
-
-        async def ask() -> None:
-            outcomes.append(await execute(runtime, "s__pay", HELD))
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ask)
-            await server.wait_for("gate")
+        async with while_it_runs(runtime, server, outcomes) as waiting:
             asked = await held(runtime)
             assert (asked.hold_id, asked.running) == (waiting.hold_id, True)
             assert "runs now" in asked.message
             assert "Nothing was run" not in asked.message
             assert "It runs now" in await next_step(runtime)
-            server.open_gate("go")
         # The client of the call that ran has its outcome by now; who was told to come back for it gets it as well, once.
         assert "is kept for you" in await next_step(runtime)
         assert "asks again" in await next_step(runtime, session="another")
@@ -177,13 +185,8 @@ async def test_who_asks_while_the_approved_call_runs_is_told_so_and_not_that_it_
 async def test_an_outcome_kept_for_one_session_answers_no_other(tmp_path: Path) -> None:
     server = scripted(tmp_path, {"gate": "go"})
     async with running(tmp_path, table(server)) as runtime:
-        waiting = await held(runtime)
-        await approve(runtime, waiting.hold_id)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(execute, runtime, "s__pay", HELD)
-            await server.wait_for("gate")
+        async with while_it_runs(runtime, server, []) as waiting:
             assert (await held(runtime, session="told")).running
-            server.open_gate("go")
         another = await held(runtime, session="another")
         assert another.hold_id != waiting.hold_id
         assert (await held(runtime, session="told")).hold_id == another.hold_id
@@ -196,13 +199,8 @@ async def test_an_outcome_whose_handing_out_could_not_be_recorded_is_not_lost(
 ) -> None:
     server = scripted(tmp_path, {"gate": "go"})
     async with running(tmp_path, table(server)) as runtime:
-        waiting = await held(runtime)
-        await approve(runtime, waiting.hold_id)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(execute, runtime, "s__pay", HELD)
-            await server.wait_for("gate")
+        async with while_it_runs(runtime, server, []):
             assert (await held(runtime)).running
-            server.open_gate("go")
 
         async def record(*_: Any) -> None:
             raise JournalUnavailable("the disk is full")
