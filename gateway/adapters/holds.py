@@ -188,7 +188,7 @@ class HoldBook:
                 _page, None if state == "all" else stored, before, wanted + len(self._holds)
             )
         # What is in memory is what counts; it is looked at last, so that nothing falls between the two.
-        found = {hold.id: hold for hold in self._opened(rows) if hold.id not in self._holds}
+        found = {hold.id: hold for hold in self._opened([row for row in rows if row[0] not in self._holds])}
         here = (hold for hold in self.all() if before is None or hold.id < before)
         found |= {hold.id: hold for hold in here if state in ("all", hold.state)}
         return sorted(found.values(), key=lambda hold: hold.id, reverse=True)[:wanted]
