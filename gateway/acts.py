@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, cast
 
 from gateway.adapters import overview, queries
-from gateway.decide.hold import DecisionRefused, Hold, NotAnApprover, Operator
+from gateway.decide.hold import DecisionRefused, Hold, HoldState, NotAnApprover, Operator
 from gateway.decide.pause import Stop, Stops, Subject, client_key
 from gateway.engine import Engine
 from gateway.model.call import Principal, TargetType
@@ -386,10 +386,10 @@ class Acts:
 
     async def _list_holds(self, operator: Operator, params: Mapping[str, Any]) -> Any:
         """Holds in a state, newest first; with `before` (an id) those opened earlier, with `limit` so many at most."""
-        limit = params.get("limit")
-        found = await self._book.page(
-            str(params.get("state") or "all"), params.get("before"), None if limit is None else int(limit)
-        )
+        state, limit = str(params.get("state") or "all"), params.get("limit")
+        if state not in (known := ("all", *HoldState)):
+            raise ActInvalid(f"no hold is ever {state!r}; name one of {', '.join(known)}")
+        found = await self._book.page(state, params.get("before"), None if limit is None else int(limit))
         return [_summary(hold) for hold in found]
 
     async def _show_hold(self, operator: Operator, params: Mapping[str, Any]) -> Any:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway_process import configure, serve
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -186,3 +188,20 @@ def test_nothing_committed_names_this_machine_or_a_registry() -> None:
             if forbidden.search(line):
                 found.append(f"{name}:{number}: {line.strip()[:100]}")
     assert not found, "\n".join(found[:20])
+
+
+@pytest.mark.rule("package.keys-are-ignored")
+def test_git_ignores_every_file_that_a_gateway_leaves_beside_its_configuration(tmp_path: Path) -> None:
+    """Keys above all: who commits everything after `scripts/demo` publishes none."""
+    config = configure(tmp_path, "")
+    for name in (".gitignore", "README.md"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    with serve(config):
+        left = {path.name for path in tmp_path.iterdir() if path.name.startswith("gateway.db")}
+    left |= {path.name for path in tmp_path.iterdir() if path.name.startswith("gateway.db")}
+    assert {"gateway.db", "gateway.db.key", "gateway.db.signing.pem", "gateway.db.lock"} <= left
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    shown = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
+    status = subprocess.run(shown, check=True, capture_output=True, text=True).stdout
+    assert "README.md" in status
+    assert [line for line in status.splitlines() if "gateway.db" in line] == []

@@ -109,6 +109,8 @@ async def test_memory_keeps_the_newest_and_the_store_has_them_all(
             assert (oldest["id"], oldest["state"]) == (ids[0], "expired")
             with pytest.raises(ActRefused, match="is expired; nothing was changed"):
                 await runtime.acts.perform("holds.approve", ANN, {"id": ids[0]})
+            with pytest.raises(ActInvalid, match="'lost'; name one of all, pending"):
+                await listed(runtime, "lost")
             with pytest.raises(ActUnknown):
                 await runtime.acts.perform("holds.show", ANN, {"id": "no-such-hold"})
             with pytest.raises(ActInvalid, match="write more of the id"):
