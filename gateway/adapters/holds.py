@@ -579,7 +579,7 @@ class HoldBook:
             self._finished[hold.id] = None
             if len(self._finished) > FINISHED:
                 self._release(next(iter(self._finished)))
-        if hold.state in LIVE and (hold.state is not HoldState.DONE or hold.id in self._ended):
+        if not self._over(hold):
             self._live[hold.lookup] = hold.id
         elif self._live.get(hold.lookup) == hold.id and hold.state is not HoldState.EXPIRED:
             del self._live[hold.lookup]
